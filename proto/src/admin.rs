@@ -1,0 +1,330 @@
+//! Questions and commands of administrators, one per request stream, and their answers: plain
+//! data, which is also what the command line prints with `--json`. Keys are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::{Class, Filter};
+use crate::control::{Order, Start};
+use crate::ids::{
+    Epoch, GroupName, MemberId, Offset, RoutingVersion, SubscriptionId, SubscriptionName, WorkerId,
+};
+
+/// What an administrator asks of the coordinator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// Make a group. One that exists alike is success.
+    GroupCreate {
+        /// Its name.
+        name: GroupName,
+        /// How many queues, 1 to 4,096.
+        queues: u32,
+        /// Its weight on the class ring; none keeps it off the ring.
+        ring_weight: Option<u32>,
+        /// The largest body, in bytes; none is 1 MiB.
+        max_body_bytes: Option<u32>,
+    },
+    /// All groups.
+    GroupList,
+    /// One group with its queues.
+    GroupDescribe {
+        /// Its name.
+        name: GroupName,
+    },
+    /// Remove a group, its queues and their messages.
+    GroupDelete {
+        /// Its name.
+        name: GroupName,
+        /// Only say what would go.
+        dry_run: bool,
+    },
+    /// Send classes that match to a group. A binding of the same filter is replaced.
+    Bind {
+        /// Which classes.
+        filter: Filter,
+        /// Where to.
+        group: GroupName,
+    },
+    /// All bindings, most specific first.
+    BindingList,
+    /// Which group a class goes to, and why.
+    Route {
+        /// The class.
+        class: Class,
+    },
+    /// All subscriptions.
+    SubscriptionList,
+    /// One subscription with its members and rights.
+    SubscriptionDescribe {
+        /// Its name.
+        name: SubscriptionName,
+    },
+    /// The cluster as a whole.
+    ClusterStatus,
+    /// All workers.
+    ClusterWorkers,
+    /// The plan of queues as it stands, with what waits and why.
+    Plan,
+}
+
+/// What the coordinator answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AdminResponse {
+    /// A group was made, or was there already.
+    GroupCreated {
+        /// The group.
+        group: GroupInfo,
+        /// Whether it is new.
+        created: bool,
+    },
+    /// All groups.
+    Groups(Vec<GroupInfo>),
+    /// One group.
+    Group {
+        /// The group.
+        group: GroupInfo,
+        /// Its queues.
+        queues: Vec<QueueInfo>,
+    },
+    /// What went, or would go.
+    GroupDeleted {
+        /// The group.
+        group: GroupInfo,
+        /// Whether it was only said and not done.
+        dry_run: bool,
+    },
+    /// The binding holds.
+    Bound {
+        /// The binding.
+        binding: BindingInfo,
+        /// The group that it sent to before, if it was changed.
+        replaced: Option<GroupName>,
+    },
+    /// All bindings.
+    Bindings(Vec<BindingInfo>),
+    /// Where a class goes.
+    Route(RouteInfo),
+    /// All subscriptions.
+    Subscriptions(Vec<SubscriptionInfo>),
+    /// One subscription.
+    Subscription {
+        /// The subscription.
+        subscription: SubscriptionInfo,
+        /// Its members.
+        members: Vec<MemberInfo>,
+        /// Its rights.
+        rights: Vec<RightInfo>,
+    },
+    /// The cluster.
+    Status(ClusterStatus),
+    /// All workers.
+    Workers(Vec<WorkerInfo>),
+    /// The plan of queues.
+    Plan(PlanInfo),
+}
+
+/// A group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: GroupName,
+    /// How many queues it has.
+    pub queues: u32,
+    /// Its weight on the class ring, if it is on it.
+    pub ring_weight: Option<u32>,
+    /// The largest body, in bytes.
+    pub max_body_bytes: u32,
+    /// How many bindings send to it.
+    pub bindings: u32,
+}
+
+/// A queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueueInfo {
+    /// `GROUP/N`.
+    pub queue: String,
+    /// Its primary.
+    pub primary: Option<WorkerId>,
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// `serving`, `moving`, `waiting for w2`, `no worker`.
+    pub state: String,
+    /// Whether it ever accepted a message.
+    pub has_data: bool,
+}
+
+/// A binding.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BindingInfo {
+    /// Which classes.
+    pub filter: Filter,
+    /// Where to.
+    pub group: GroupName,
+}
+
+/// Where a class goes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RouteInfo {
+    /// The class.
+    pub class: Class,
+    /// The group.
+    pub group: GroupName,
+    /// The binding that says so; none means the class ring.
+    pub binding: Option<Filter>,
+}
+
+/// A subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SubscriptionInfo {
+    /// Its name.
+    pub name: SubscriptionName,
+    /// Its number.
+    pub id: SubscriptionId,
+    /// What it sees.
+    pub filter: Filter,
+    /// Whether the order of each key is kept.
+    pub order: Order,
+    /// Where it began.
+    pub start: Start,
+    /// How many members it has.
+    pub members: u32,
+    /// How many rights it has.
+    pub rights: u32,
+    /// How many of them are held by a member.
+    pub granted: u32,
+}
+
+/// A member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its id.
+    pub member: MemberId,
+    /// Its weight.
+    pub weight: u32,
+    /// `live`, `silent`, `leaving`.
+    pub state: String,
+    /// Where it runs, in its own words.
+    pub origin: String,
+    /// How many rights it holds.
+    pub rights: u32,
+}
+
+/// A right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RightInfo {
+    /// The queue, `GROUP/N`.
+    pub queue: String,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// `free`, `raising`, `granted`, `revoking`.
+    pub state: String,
+    /// Who holds it, or gets it next.
+    pub member: Option<MemberId>,
+}
+
+/// The cluster as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The coordinator that answers.
+    pub coordinator: String,
+    /// Its version of Ringway.
+    pub version: String,
+    /// The routing version.
+    pub routing: RoutingVersion,
+    /// The number of the last plan.
+    pub plan: u64,
+    /// Workers known.
+    pub workers: u32,
+    /// Workers connected.
+    pub workers_up: u32,
+    /// Groups.
+    pub groups: u32,
+    /// Queues of all groups.
+    pub queues: u32,
+    /// Queues whose primary is connected and serves.
+    pub queues_serving: u32,
+    /// Subscriptions.
+    pub subscriptions: u32,
+    /// Members of all subscriptions.
+    pub members: u32,
+    /// Moves of queues and rights that were carried out since the cluster began.
+    pub moves: u64,
+    /// The least moves that the same changes could have needed.
+    pub lower_bound: u64,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub worker: WorkerId,
+    /// `up` or `down`.
+    pub state: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Where its metrics are, if it serves them.
+    pub http: Option<String>,
+    /// Its weight.
+    pub weight: u32,
+    /// How many queues it leads.
+    pub queues: u32,
+}
+
+/// The plan of queues as it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlanInfo {
+    /// Its number.
+    pub number: u64,
+    /// Its moves, with those that wait.
+    pub moves: Vec<MoveInfo>,
+    /// The least moves that would balance the queues.
+    pub lower_bound: u64,
+}
+
+/// One move of a plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MoveInfo {
+    /// The queue, `GROUP/N`.
+    pub queue: String,
+    /// From which worker.
+    pub from: Option<WorkerId>,
+    /// To which worker.
+    pub to: WorkerId,
+    /// Why: `joined w4`, `left w2`, `over quota`.
+    pub reason: String,
+    /// Why it does not happen now, `has data`; none while it happens.
+    pub waits: Option<String>,
+}
+
+/// What is asked of a worker, on a request stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WorkerRequest {
+    /// How far a subscription is at each queue of this worker.
+    Lag {
+        /// The subscription.
+        subscription: SubscriptionId,
+    },
+}
+
+/// What a worker answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WorkerResponse {
+    /// How far a subscription is.
+    Lag(Vec<QueueLag>),
+}
+
+/// How far a subscription is at one queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueueLag {
+    /// The queue, `GROUP/N`.
+    pub queue: String,
+    /// The offset behind its last durable message.
+    pub end: Offset,
+    /// Everything below is acked or does not match.
+    pub floor: Offset,
+    /// Matching messages not acked: exact up to the read position, an upper bound beyond it.
+    pub lag_messages: u64,
+    /// Delivered and not acked.
+    pub in_flight_messages: u64,
+    /// Who holds the right.
+    pub member: Option<MemberId>,
+}

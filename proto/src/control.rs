@@ -1,0 +1,454 @@
+//! Control messages: what the coordinator, the workers and the clients tell each other about
+//! membership, rights and queues. MessagePack with field names, so that either side can add
+//! optional fields.
+//!
+//! Each link to the coordinator carries one *session stream*: the worker or client opens it and
+//! sends [`FromWorker`] or [`FromClient`] messages, the coordinator answers with [`ToWorker`] or
+//! [`ToClient`] messages, each in a frame of kind `Control`. Every step carries the epoch or
+//! attempt that it belongs to, is driven from the coordinator's store, and is repeated (also on a
+//! new connection) until it is answered; so every message may come twice and its receiver answers
+//! the second as it answered the first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Filter;
+use crate::data::{OffsetRange, Window};
+use crate::ids::{
+    Attempt, Epoch, Holder, Incarnation, MemberId, Offset, OpenNumber, QueueId, RightId,
+    RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
+};
+use crate::refusal::Refusal;
+use crate::routing::Routing;
+
+/// Whether a subscription keeps the order of each key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// At most one message of a key is handed out until it is acked.
+    #[default]
+    Key,
+    /// Messages are handed out as they come.
+    None,
+}
+
+/// Where a new subscription begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the oldest message that is kept.
+    #[default]
+    Start,
+    /// With what is published after the join.
+    Now,
+}
+
+/// What a worker has to know of a subscription to serve it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SubscriptionSetup {
+    /// Its number.
+    pub id: SubscriptionId,
+    /// Its name, for metrics and messages.
+    pub name: SubscriptionName,
+    /// What it wants to see.
+    pub filter: Filter,
+    /// Whether the order of each key is kept.
+    pub order: Order,
+    /// Where it begins at a queue that it has no cursor at.
+    pub start: Start,
+}
+
+/// A queue as its worker holds it, said at registration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldQueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// The identity of its log.
+    pub uuid: Uuid,
+    /// The epoch under which it was opened last.
+    pub epoch: Epoch,
+    /// The offset behind its last durable message.
+    pub end: Offset,
+    /// The attempt that it is sealed for, if it is.
+    #[serde(default)]
+    pub sealed: Option<Attempt>,
+}
+
+/// First message of a worker on its session stream, at every (re)connection.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Register {
+    /// Who it is.
+    pub worker: WorkerId,
+    /// Which process of it; a later start has a larger one (wall clock milliseconds at start).
+    pub incarnation: Incarnation,
+    /// The identity of its journal: another one under the same id is an empty disk.
+    pub journal: Uuid,
+    /// HOST:PORT that clients and other workers shall use.
+    pub address: String,
+    /// HOST:PORT of its metrics and health, if it serves them.
+    #[serde(default)]
+    pub http: Option<String>,
+    /// Its share of the queues in proportion to the others', 1 to 1,000.
+    pub weight: u32,
+    /// Where it stands; not used yet.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Every queue in its journal, tombstones excluded.
+    pub queues: Vec<HeldQueue>,
+}
+
+/// Worker to coordinator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// Here I am, and this is what I hold.
+    Register(Register),
+    /// The queue is open under this epoch, durably. Answers [`ToWorker::OpenQueue`].
+    QueueOpened {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The queue has accepted its first message: from now on it moves only with its data. Said
+    /// once, when that message is durable.
+    HasData {
+        /// The queue.
+        queue: QueueId,
+    },
+    /// The queue is sealed for this attempt, durably; nothing is accepted any more. Answers
+    /// [`ToWorker::SealQueue`], and is repeated at every registration while it holds.
+    Sealed {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The offset behind its last message: 0 for a queue that never accepted one.
+        end: Offset,
+    },
+    /// The queue has messages and was asked to seal only if it has none: it goes on.
+    SealDeclined {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The offset behind its last message.
+        end: Offset,
+    },
+    /// The seal of this attempt, or of an older one, is lifted, durably. Answers
+    /// [`ToWorker::Unseal`].
+    Unsealed {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// The copy is removed. Answers [`ToWorker::Tombstone`].
+    Removed {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch of the tombstone.
+        epoch: Epoch,
+    },
+    /// The subscription has a cursor at the queue, durably. Answers
+    /// [`ToWorker::StartSubscription`].
+    SubscriptionStarted {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The queue.
+        queue: QueueId,
+    },
+    /// The right has this epoch, durably, and every older holder is fenced. Answers
+    /// [`ToWorker::Raise`].
+    RightRaised {
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+}
+
+/// Open a queue as its primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OpenQueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// Its name, `GROUP/N`, for messages and metrics.
+    pub name: String,
+    /// The identity of its log.
+    pub uuid: Uuid,
+    /// The epoch under which to open it. Refused (not answered) when the worker has removed a
+    /// copy under this epoch or a later one.
+    pub epoch: Epoch,
+    /// The largest body that it accepts, in bytes.
+    pub max_body_bytes: u32,
+    /// The subscriptions that read it.
+    pub subscriptions: Vec<SubscriptionSetup>,
+    /// The epochs of their rights; the larger of this and the journal's holds.
+    pub rights: Vec<RightEpoch>,
+}
+
+/// The epoch of a right, and who holds it under that epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RightEpoch {
+    /// The right.
+    pub right: RightId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Who may open it under that epoch; nobody when the right is free.
+    #[serde(default)]
+    pub holder: Option<Holder>,
+}
+
+/// Coordinator to worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The registration holds. What the worker has to do follows as messages of their own.
+    Registered,
+    /// The registration is refused; the worker reports it and leaves.
+    RegisterRefused(Refusal),
+    /// A newer process of this worker has registered; this one leaves.
+    Superseded,
+    /// Be the primary of a queue.
+    OpenQueue(OpenQueue),
+    /// Stop accepting messages for good if the queue never accepted one.
+    SealQueue {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch that it is open under; ignored under another.
+        epoch: Epoch,
+        /// The attempt to move it.
+        attempt: Attempt,
+    },
+    /// The attempt was given up: accept messages again. Ignored unless sealed for this attempt
+    /// or an older one.
+    Unseal {
+        /// The queue.
+        queue: QueueId,
+        /// The newest attempt that was given up.
+        attempt: Attempt,
+    },
+    /// Remove the copy of this log if its epoch is lower.
+    Tombstone {
+        /// The queue.
+        queue: QueueId,
+        /// The log.
+        uuid: Uuid,
+        /// The epoch of the tombstone.
+        epoch: Epoch,
+    },
+    /// Give the subscription a cursor at the queue, unless it has one.
+    StartSubscription {
+        /// The queue.
+        queue: QueueId,
+        /// The subscription.
+        setup: SubscriptionSetup,
+    },
+    /// Raise a right to this epoch: journal it, fence every older holder, and let only this
+    /// holder open it.
+    Raise(RightEpoch),
+    /// Send nothing more under this epoch; acks go on.
+    Revoke {
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The routing that holds now.
+    Routing(Routing),
+}
+
+/// Take a seat in a subscription. The subscription is made if there is none of that name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// The name of the subscription.
+    pub name: SubscriptionName,
+    /// What it wants to see; an existing subscription must have the same.
+    pub filter: Filter,
+    /// The order; without one, that of the existing subscription or [`Order::Key`].
+    #[serde(default)]
+    pub order: Option<Order>,
+    /// Where a new subscription begins; an existing one keeps its own.
+    pub start: Start,
+    /// Who joins.
+    pub member: MemberId,
+    /// Which process of it.
+    pub incarnation: Incarnation,
+    /// Its share of the rights in proportion to the others', 1 to 1,000.
+    pub weight: u32,
+    /// Where it runs, for those who look (host and process id, say).
+    #[serde(default)]
+    pub origin: String,
+}
+
+/// The answer to [`Join`], after every reachable primary has journaled the start of the
+/// subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The name of the subscription.
+    pub name: SubscriptionName,
+    /// Its number.
+    pub subscription: SubscriptionId,
+    /// Who joined.
+    pub member: MemberId,
+    /// Which process of it.
+    pub incarnation: Incarnation,
+    /// Whether the subscription was made by this join.
+    pub created: bool,
+    /// The order that holds.
+    pub order: Order,
+    /// Every right that this holder has now. What it believed to hold beyond these, it has lost.
+    pub rights: Vec<GrantedRight>,
+}
+
+/// A right under the epoch that it was granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GrantedRight {
+    /// The right.
+    pub right: RightId,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+/// Client to coordinator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FromClient {
+    /// First message of a client on its session stream: send me the routing when it is newer,
+    /// now and whenever it changes.
+    Watch {
+        /// The newest version that the client has.
+        have: RoutingVersion,
+    },
+    /// Send the routing again if it is newer than this (after a `StaleRouting`).
+    Refresh {
+        /// The newest version that the client has.
+        have: RoutingVersion,
+    },
+    /// Take a seat. Repeated on a new connection, it says "I am still here".
+    Join(Join),
+    /// Everything handed out under this epoch is acked and confirmed; the member opens nothing
+    /// under it any more.
+    Drained {
+        /// Whose right it was.
+        member: MemberId,
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A handler makes progress on what is left of a revoked right: extend its deadline.
+    StillDraining {
+        /// Whose right it is.
+        member: MemberId,
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Leave the subscription: its rights are revoked, [`ToClient::Left`] follows when all are
+    /// released.
+    Leave {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// Who leaves.
+        member: MemberId,
+        /// Which process of it.
+        incarnation: Incarnation,
+    },
+}
+
+/// Coordinator to client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToClient {
+    /// The routing that holds now.
+    Routing(Routing),
+    /// The member has its seat.
+    Joined(Joined),
+    /// The member gets no seat.
+    JoinRefused {
+        /// The name of the subscription.
+        name: SubscriptionName,
+        /// Who asked.
+        member: MemberId,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// The member holds this right from now on.
+    Granted {
+        /// Who holds it.
+        member: MemberId,
+        /// The right and its epoch.
+        granted: GrantedRight,
+    },
+    /// Give the right up: hand out nothing more of it, return what is unread, finish and ack the
+    /// rest, then say `Drained`.
+    Revoke {
+        /// Who holds it.
+        member: MemberId,
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Milliseconds until the right is fenced.
+        deadline_ms: u32,
+    },
+    /// The right was fenced: what was held of it goes to someone else.
+    Lost {
+        /// Who held it.
+        member: MemberId,
+        /// The right.
+        right: RightId,
+        /// The epoch that was lost.
+        epoch: Epoch,
+    },
+    /// A newer process joined as this member.
+    Superseded {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The member.
+        member: MemberId,
+        /// The process that lost its seat.
+        incarnation: Incarnation,
+    },
+    /// The member has left; nothing is held any more.
+    Left {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The member.
+        member: MemberId,
+        /// The process that left.
+        incarnation: Incarnation,
+    },
+}
+
+/// Open a right at its primary: first frame of a delivery stream. One stream serves one open; a
+/// member that opens again opens a new stream with a larger number.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OpenRight {
+    /// The right.
+    pub right: RightId,
+    /// The epoch under which it was granted. Older than the worker's is `Fenced`, newer `NotYet`.
+    pub epoch: Epoch,
+    /// Who opens it; someone else than the epoch's holder is `Fenced`.
+    pub holder: Holder,
+    /// Larger than in every earlier open of this right by this holder; else ignored.
+    pub open: OpenNumber,
+    /// Offsets that the member still holds, unread or in hand, in ascending ranges: they stay in
+    /// flight and are not sent again.
+    pub held: Vec<OffsetRange>,
+    /// Those of `held` that were handed to the application.
+    pub handed_out: Vec<OffsetRange>,
+    /// Acks that were never confirmed, in ascending ranges: applied before anything is sent.
+    pub acks: Vec<OffsetRange>,
+    /// The number under which these acks are confirmed; 0 when there are none.
+    pub ack_number: u64,
+    /// How much may be in flight.
+    pub window: Window,
+}
+
+/// The right is open; deliveries follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RightOpened {
+    /// The open that this answers.
+    pub open: OpenNumber,
+    /// The offset behind the queue's last durable message.
+    pub end: Offset,
+}
