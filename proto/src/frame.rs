@@ -13,7 +13,7 @@ pub const PREFIX_LEN: usize = 5;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
-    /// First frame of the first stream of a connection, both ways ([`crate::control::Hello`]).
+    /// First frame of the first stream of a connection, both ways (MessagePack, see [`crate::net`]).
     Hello = 1,
     /// A refusal ([`Refusal`], MessagePack) that ends the stream.
     Refused = 2,

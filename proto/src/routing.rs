@@ -6,11 +6,13 @@
 //! shared and a new version simply takes its place. Neither knows how a snapshot travels, nor what
 //! a caller does when it turns out to be stale.
 
+mod bindings;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::class::{Filter, Wanted, family_of};
+use crate::class::{Filter, family_of};
 use crate::hash::slot_of;
 use crate::ids::{Epoch, GroupId, GroupName, QueueId, RoutingVersion, Slot, Uuid, WorkerId};
 use crate::limits::{
@@ -18,6 +20,7 @@ use crate::limits::{
 };
 use crate::refusal::{Code, Refusal};
 use crate::ring::Ring;
+use bindings::BindingTree;
 
 /// One version of everything that is needed to find a queue.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -111,7 +114,7 @@ pub struct Router {
     workers: BTreeMap<WorkerId, usize>,
     /// Bindings, the most specific first.
     bindings: Vec<Binding>,
-    tree: Vec<TreeNode>,
+    tree: BindingTree,
     class_ring: Ring<GroupId>,
 }
 
@@ -121,19 +124,6 @@ pub struct Group {
     route: GroupRoute,
     /// Slot to queue index. Every entry is the index of a queue of `route`.
     table: Box<[u16; SLOTS as usize]>,
-}
-
-/// A place in the tree of bindings: what may follow the tokens that led here.
-#[derive(Clone, Default, Debug)]
-struct TreeNode {
-    /// Literal tokens, sorted, and the node behind each.
-    literals: Vec<(Box<str>, usize)>,
-    /// The node behind `*`.
-    any: Option<usize>,
-    /// The group of a binding that ends here.
-    end: Option<usize>,
-    /// The group of a binding that ends here with `>`.
-    rest: Option<usize>,
 }
 
 impl Router {
@@ -172,7 +162,7 @@ impl Router {
         if let Some(pair) = bindings.windows(2).find(|pair| pair[0].filter == pair[1].filter) {
             return Err(twice("binding", pair[0].filter.as_str()));
         }
-        let mut tree = vec![TreeNode::default()];
+        let mut rules = Vec::with_capacity(bindings.len());
         for binding in &bindings {
             let group = index_of(&groups, binding.group).ok_or_else(|| {
                 inconsistent(format!(
@@ -180,8 +170,9 @@ impl Router {
                     binding.filter, binding.group
                 ))
             })?;
-            plant(&mut tree, &binding.filter, group);
+            rules.push((&binding.filter, group));
         }
+        let tree = BindingTree::new(&rules);
 
         let class_ring =
             Ring::new(groups.iter().filter_map(|g| Some((g.id(), g.route.ring_weight?))));
@@ -204,27 +195,10 @@ impl Router {
     /// hash of the family. None when no binding matches and no group is on the ring.
     #[must_use]
     pub fn group_of(&self, class: &str) -> Option<&Group> {
-        match self.bound(0, Some(class)) {
+        match self.tree.find(class) {
             Some(index) => self.groups.get(index),
             None => self.group(*self.class_ring.get(family_of(class).as_bytes())?),
         }
-    }
-
-    /// The most specific binding below `node` for the tokens in `rest`. At each token the literal
-    /// branch is tried before `*` and that before `>`, so the first find is the most specific. It
-    /// visits no node twice, and recurses once per token of a binding at most.
-    fn bound(&self, node: usize, rest: Option<&str>) -> Option<usize> {
-        let node = self.tree.get(node)?;
-        let Some(rest) = rest else { return node.end };
-        let (token, after) = match rest.split_once('.') {
-            Some((token, after)) => (token, Some(after)),
-            None => (rest, None),
-        };
-        let literal = node.literals.binary_search_by(|(literal, _)| (**literal).cmp(token)).ok();
-        literal
-            .and_then(|at| self.bound(node.literals[at].1, after))
-            .or_else(|| self.bound(node.any?, after))
-            .or(node.rest)
     }
 
     /// The group with this number.
@@ -373,35 +347,6 @@ impl Group {
         let queue = self.table.get(usize::from(slot.0))?;
         Some(QueueId::new(self.id(), u32::from(*queue)))
     }
-}
-
-/// Adds a binding to the tree.
-fn plant(tree: &mut Vec<TreeNode>, filter: &Filter, group: usize) {
-    let mut at = 0;
-    for wanted in filter.tokens() {
-        let next = tree.len();
-        let node = &mut tree[at];
-        at = match wanted {
-            Wanted::Rest => {
-                node.rest = Some(group);
-                return;
-            }
-            Wanted::Any => *node.any.get_or_insert(next),
-            Wanted::Literal(token) => {
-                match node.literals.binary_search_by(|(literal, _)| (**literal).cmp(token)) {
-                    Ok(found) => node.literals[found].1,
-                    Err(place) => {
-                        node.literals.insert(place, (token.into(), next));
-                        next
-                    }
-                }
-            }
-        };
-        if at == next {
-            tree.push(TreeNode::default());
-        }
-    }
-    tree[at].end = Some(group);
 }
 
 fn index_of(groups: &[Group], id: GroupId) -> Option<usize> {

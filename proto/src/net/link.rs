@@ -118,10 +118,11 @@ impl Keeper {
         loop {
             let addresses = self.addresses.borrow_and_update().clone();
             tokio::select! {
-                found = self.round(&addresses) => match found {
-                    Some(connected) => return connected,
-                    None => {}
-                },
+                found = self.round(&addresses) => {
+                    if let Some(connected) = found {
+                        return connected;
+                    }
+                }
                 () = changed(self.addresses.clone()) => continue,
             }
             if addresses.is_empty() {

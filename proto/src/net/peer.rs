@@ -167,6 +167,13 @@ impl Peer {
         self.0.connection.rtt()
     }
 
+    /// The size of datagrams, in bytes, and how often it proved too large.
+    #[cfg(test)]
+    pub(super) fn datagrams(&self) -> (u16, u64) {
+        let path = self.0.connection.stats().path;
+        (path.current_mtu, path.black_holes_detected)
+    }
+
     /// Opens a stream. The other side sees it with its first frame. Waits while too many are
     /// open.
     ///

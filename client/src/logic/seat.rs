@@ -1,0 +1,656 @@
+//! One member's seat in a subscription: joining, the rights it has, what it hands out, and how it
+//! leaves. It promises to hand out nothing of a right that drains, was lost, or whose primary and
+//! coordinator are both silent, and to take no seat again once it was superseded. It does not know
+//! streams or channels.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, OpenRight, Order};
+use ringway_proto::data::{AckConfirmed, Deliver};
+use ringway_proto::routing::Router;
+use ringway_proto::{Code, Epoch, Holder, OpenNumber, Refusal, RightId, SubscriptionId, Time};
+
+use super::credit::{Credit, share};
+use super::right::{Frame, Hold, How, Right};
+use crate::message::Message;
+
+/// Nothing is handed out while neither the primary nor the coordinator answered a question sent
+/// within this time: 0.7 of the session's 1.2 s.
+pub const SILENCE: Duration = Duration::from_millis(840);
+/// Events that are kept for a reader; older ones go.
+const EVENTS: usize = 10_000;
+/// The wait before a join that was refused for the moment is tried again.
+const REJOIN_AFTER: Duration = Duration::from_millis(250);
+
+/// What happened to a seat, for those who watch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The seat is taken: nothing that is published from now on is missed.
+    Ready,
+    /// A right was gained.
+    Granted {
+        /// The queue, `GROUP/N`.
+        queue: String,
+        /// The right's epoch.
+        epoch: u64,
+    },
+    /// A right has to be given up: nothing more of it is handed out.
+    Revoked {
+        /// The queue, `GROUP/N`.
+        queue: String,
+        /// The right's epoch.
+        epoch: u64,
+    },
+    /// A right was given up in order.
+    Released {
+        /// The queue, `GROUP/N`.
+        queue: String,
+        /// The right's epoch.
+        epoch: u64,
+    },
+    /// A right was fenced; what is in hand of it comes to someone else.
+    Lost {
+        /// The queue, `GROUP/N`.
+        queue: String,
+        /// The right's epoch.
+        epoch: u64,
+    },
+    /// The coordinator is not connected; deliveries go on.
+    Reconnecting,
+    /// The coordinator is connected again and the seat is kept.
+    Reconnected,
+    /// Another process took the seat.
+    Superseded,
+    /// The seat was left.
+    Left,
+}
+
+/// Why a seat is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Another process joined as this member.
+    Superseded,
+    /// The coordinator refuses the seat.
+    Refused(Refusal),
+    /// It was left.
+    Left,
+    /// The join was given up.
+    Late,
+    /// The time to leave was over.
+    Unfinished {
+        /// Rights that were still held.
+        rights: u64,
+    },
+    /// The client is closed.
+    Closed,
+}
+
+/// What the seat wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Tell the coordinator.
+    Tell(FromClient),
+    /// Open a delivery stream at the right's primary; an older one of that right is dropped.
+    Open(OpenRight),
+    /// Send frames on the right's stream.
+    Send(RightId, Vec<Frame>),
+    /// Drop the right's stream once what was sent is out.
+    Close(RightId),
+    /// The acks with these tokens are durable, or fenced.
+    Confirmed {
+        /// Who waits.
+        tokens: Vec<u64>,
+        /// Whether the acks count.
+        durable: bool,
+    },
+}
+
+/// What a seat has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Messages handed to the application.
+    pub handed_out: u64,
+    /// Messages acked.
+    pub acked: u64,
+    /// Messages that could not be handled.
+    pub nacked: u64,
+    /// Messages that went back unread out of the application's hands.
+    pub given_back: u64,
+    /// Settlements that came too late: the right was lost.
+    pub fenced: u64,
+    /// Messages held now.
+    pub held: u64,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    /// It counts. A token that was given waits for the confirmation.
+    Taken,
+    /// The message was settled before, or handed out again since.
+    Before,
+    /// The right was lost.
+    Fenced,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    Joining { leave: bool },
+    Seated,
+    Leaving,
+    Over(End),
+}
+
+/// How a right ended that was held before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Past {
+    epoch: Epoch,
+    drained: bool,
+}
+
+/// A member's seat.
+#[derive(Debug)]
+pub struct Seat {
+    join: Join,
+    phase: Phase,
+    subscription: Option<SubscriptionId>,
+    order: Order,
+    created: bool,
+    credit: Credit,
+    connected: bool,
+    rejoin_at: Option<Time>,
+    coordinator_answered: Time,
+    rights: BTreeMap<RightId, Right>,
+    past: BTreeMap<RightId, Past>,
+    /// The right that handed out last, so that all get their turn.
+    last: Option<RightId>,
+    opens: OpenNumber,
+    serial: u64,
+    counts: Counts,
+    events: VecDeque<Event>,
+    out: Vec<Action>,
+}
+
+impl Seat {
+    /// A seat that is to be taken.
+    #[must_use]
+    pub fn new(join: Join, credit: Credit) -> Self {
+        Self {
+            order: join.order.unwrap_or_default(),
+            join,
+            phase: Phase::Joining { leave: false },
+            subscription: None,
+            created: false,
+            credit,
+            connected: false,
+            rejoin_at: None,
+            coordinator_answered: Time(0),
+            rights: BTreeMap::new(),
+            past: BTreeMap::new(),
+            last: None,
+            opens: OpenNumber(0),
+            serial: 0,
+            counts: Counts::default(),
+            events: VecDeque::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// How it joins.
+    #[must_use]
+    pub fn join(&self) -> &Join {
+        &self.join
+    }
+
+    /// The number of its subscription, once joined.
+    #[must_use]
+    pub fn subscription(&self) -> Option<SubscriptionId> {
+        self.subscription
+    }
+
+    /// Whether its join made the subscription.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// The order that holds.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Whether it is joined and not over.
+    #[must_use]
+    pub fn is_seated(&self) -> bool {
+        matches!(self.phase, Phase::Seated | Phase::Leaving)
+    }
+
+    /// Whether it is leaving.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.phase == Phase::Leaving || self.phase == Phase::Joining { leave: true }
+    }
+
+    /// Why it is over.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
+        match &self.phase {
+            Phase::Over(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Whether the coordinator is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// How many rights it holds, and how many of them are open.
+    #[must_use]
+    pub fn rights(&self) -> (usize, usize) {
+        (self.rights.len(), self.rights.values().filter(|r| r.is_open()).count())
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let held = self.rights.values().map(|r| r.held() as u64).sum();
+        Counts { held, ..self.counts }
+    }
+
+    /// The next event that nobody has read.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn tell(&mut self, message: FromClient) {
+        if self.connected {
+            self.out.push(Action::Tell(message));
+        }
+    }
+
+    /// The session stream to the coordinator is open: the join is repeated on it.
+    pub fn coordinator_up(&mut self) {
+        if self.end().is_some() {
+            return;
+        }
+        self.connected = true;
+        self.tell(FromClient::Join(self.join.clone()));
+        if self.phase == Phase::Leaving {
+            self.tell_leave();
+        }
+    }
+
+    /// The session stream is lost. Rights are kept.
+    pub fn coordinator_down(&mut self) {
+        if std::mem::replace(&mut self.connected, false) && self.is_seated() {
+            self.event(Event::Reconnecting);
+        }
+    }
+
+    /// When the question was sent that the coordinator answered last.
+    pub fn coordinator_answered(&mut self, at: Time) {
+        self.coordinator_answered = self.coordinator_answered.max(at);
+    }
+
+    /// The primary of a right answered a question that was sent then.
+    pub fn primary_answered(&mut self, right: &RightId, at: Time) {
+        if let Some(right) = self.rights.get_mut(right) {
+            right.answered = right.answered.max(at);
+        }
+    }
+
+    /// The seat is taken, or still is: these are all the rights that it has.
+    pub fn joined(&mut self, now: Time, joined: &Joined, router: &Router) {
+        if joined.incarnation != self.join.incarnation || self.end().is_some() {
+            return;
+        }
+        self.subscription = Some(joined.subscription);
+        match self.phase.clone() {
+            Phase::Joining { leave } => {
+                self.order = joined.order;
+                self.created = joined.created;
+                self.phase = Phase::Seated;
+                self.event(Event::Ready);
+                if leave {
+                    self.leave(now);
+                }
+            }
+            _ => self.event(Event::Reconnected),
+        }
+        let kept =
+            |id: &RightId, epoch| joined.rights.iter().any(|g| g.right == *id && g.epoch == epoch);
+        let lost: Vec<(RightId, Epoch)> = self
+            .rights
+            .iter()
+            .filter(|(id, r)| !kept(id, r.epoch()))
+            .map(|(id, r)| (*id, r.epoch()))
+            .collect();
+        for (id, epoch) in lost {
+            self.lost(id, epoch);
+        }
+        for granted in &joined.rights {
+            self.granted(now, *granted, router);
+        }
+    }
+
+    /// The coordinator gives no seat. What may pass is tried again.
+    pub fn join_refused(&mut self, now: Time, refusal: Refusal) {
+        if self.end().is_some() {
+            return;
+        }
+        if refusal.code.is_retryable() {
+            self.rejoin_at = Some(now + REJOIN_AFTER);
+        } else if refusal.code == Code::Superseded && self.is_seated() {
+            self.superseded();
+        } else {
+            self.finish(End::Refused(refusal));
+        }
+    }
+
+    /// A right was granted.
+    pub fn granted(&mut self, now: Time, granted: GrantedRight, router: &Router) {
+        let GrantedRight { right: id, epoch } = granted;
+        if self.end().is_some() || self.rights.get(&id).is_some_and(|r| r.epoch() >= epoch) {
+            return;
+        }
+        if let Some(past) = self.past.get(&id).copied().filter(|p| p.epoch >= epoch) {
+            if past.drained && past.epoch == epoch {
+                self.tell_drained(id, epoch);
+            }
+            return;
+        }
+        if let Some(old) = self.rights.get(&id) {
+            let old = old.epoch();
+            self.lost(id, old);
+        }
+        let queue = router.queue_name(id.queue);
+        self.event(Event::Granted { queue: queue.clone(), epoch: epoch.0 });
+        let mut right = Right::new(now, id, epoch, queue.into(), self.order);
+        if self.phase == Phase::Leaving {
+            right.begin_drain(now, false);
+        }
+        self.rights.insert(id, right);
+    }
+
+    /// A right is to be given up.
+    pub fn revoke(&mut self, now: Time, id: RightId, epoch: Epoch) {
+        match self.rights.get_mut(&id) {
+            Some(right) if right.epoch() == epoch => {
+                let queue = right.queue.to_string();
+                if right.begin_drain(now, true) {
+                    self.event(Event::Revoked { queue, epoch: epoch.0 });
+                }
+            }
+            Some(right) if right.epoch() > epoch => {}
+            _ => {
+                // Never opened under this epoch, or drained before: either way nothing is in hand.
+                let newer = self.past.get(&id).is_some_and(|p| p.epoch > epoch);
+                if !newer && self.end().is_none() {
+                    self.past.insert(id, Past { epoch, drained: true });
+                    self.tell_drained(id, epoch);
+                }
+            }
+        }
+    }
+
+    fn tell_drained(&mut self, right: RightId, epoch: Epoch) {
+        self.tell(FromClient::Drained { member: self.join.member.clone(), right, epoch });
+    }
+
+    /// A right was fenced under this epoch or a later one: what is held of it is dropped.
+    pub fn lost(&mut self, id: RightId, epoch: Epoch) {
+        let Some(right) = self.remove(&id, epoch, false) else { return };
+        self.event(Event::Lost { queue: right.queue.to_string(), epoch: right.epoch().0 });
+        let tokens = right.into_tokens();
+        if !tokens.is_empty() {
+            self.out.push(Action::Confirmed { tokens, durable: false });
+        }
+    }
+
+    fn remove(&mut self, id: &RightId, epoch: Epoch, drained: bool) -> Option<Right> {
+        if self.rights.get(id).is_none_or(|r| r.epoch() > epoch) {
+            return None;
+        }
+        let right = self.rights.remove(id)?;
+        self.past.insert(*id, Past { epoch: right.epoch(), drained });
+        self.out.push(Action::Close(*id));
+        Some(right)
+    }
+
+    /// Another process took the seat: this one never joins again.
+    pub fn superseded(&mut self) {
+        self.event(Event::Superseded);
+        self.finish(End::Superseded);
+    }
+
+    /// The coordinator says that the seat is left.
+    pub fn left(&mut self) {
+        if self.end().is_none() {
+            self.event(Event::Left);
+            self.finish(End::Left);
+        }
+    }
+
+    /// Ends the seat here.
+    pub fn finish(&mut self, end: End) {
+        if self.end().is_some() {
+            return;
+        }
+        let rights: Vec<(RightId, Epoch)> =
+            self.rights.iter().map(|(id, r)| (*id, r.epoch())).collect();
+        for (id, epoch) in rights {
+            if let Some(right) = self.remove(&id, epoch, false) {
+                let tokens = right.into_tokens();
+                self.out.push(Action::Confirmed { tokens, durable: false });
+            }
+        }
+        self.phase = Phase::Over(end);
+    }
+
+    /// Gives everything unread back and asks to leave; what is in hand may still be settled.
+    pub fn leave(&mut self, now: Time) {
+        match self.phase {
+            Phase::Joining { .. } => self.phase = Phase::Joining { leave: true },
+            Phase::Seated => {
+                self.phase = Phase::Leaving;
+                for right in self.rights.values_mut() {
+                    right.begin_drain(now, false);
+                }
+                self.tell_leave();
+            }
+            Phase::Leaving | Phase::Over(_) => {}
+        }
+    }
+
+    fn tell_leave(&mut self) {
+        if let Some(subscription) = self.subscription {
+            self.tell(FromClient::Leave {
+                subscription,
+                member: self.join.member.clone(),
+                incarnation: self.join.incarnation,
+            });
+        }
+    }
+
+    /// The primary has opened a right.
+    pub fn opened(&mut self, id: &RightId, open: OpenNumber) {
+        if let Some(right) = self.rights.get_mut(id) {
+            right.opened(open);
+        }
+    }
+
+    /// Messages of a right.
+    ///
+    /// # Errors
+    /// What is wrong with the frame, which ends the stream.
+    pub fn delivered(&mut self, id: &RightId, deliver: &Deliver) -> Result<(), Refusal> {
+        self.rights.get_mut(id).map_or(Ok(()), |right| right.delivered(deliver))
+    }
+
+    /// Acks are durable.
+    pub fn confirmed(&mut self, id: &RightId, confirmed: AckConfirmed) {
+        if let Some(right) = self.rights.get_mut(id) {
+            let tokens = right.confirmed(confirmed);
+            if !tokens.is_empty() {
+                self.out.push(Action::Confirmed { tokens, durable: true });
+            }
+        }
+    }
+
+    /// A window was sent back.
+    pub fn window_seen(&mut self, id: &RightId, open: OpenNumber, number: u64) {
+        if let Some(right) = self.rights.get_mut(id) {
+            right.window_seen(open, number);
+        }
+    }
+
+    /// A right's stream ended; a fenced one is lost.
+    pub fn closed(
+        &mut self,
+        now: Time,
+        id: &RightId,
+        open: OpenNumber,
+        epoch: Epoch,
+        code: Option<Code>,
+    ) {
+        if code == Some(Code::Fenced) {
+            self.lost(*id, epoch);
+        } else if let Some(right) = self.rights.get_mut(id) {
+            right.closed(now, open);
+        }
+    }
+
+    /// Hands out one message, the rights taking turns.
+    pub fn take(&mut self, now: Time) -> Option<(Hold, Message)> {
+        if self.phase != Phase::Seated {
+            return None;
+        }
+        let coordinator = self.coordinator_answered;
+        let heard = |r: &Right| now.since(coordinator.max(r.answered)) <= SILENCE;
+        let ready = |(_, r): &(&RightId, &Right)| r.has_ready() && heard(r);
+        let after = self.last.and_then(|last| {
+            let later = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
+            self.rights.range(later).find(ready).map(|(id, _)| *id)
+        });
+        let id = after.or_else(|| self.rights.iter().find(ready).map(|(id, _)| *id))?;
+        self.last = Some(id);
+        self.serial += 1;
+        let taken = self.rights.get_mut(&id)?.take(now, self.serial)?;
+        self.counts.handed_out += 1;
+        Some(taken)
+    }
+
+    /// Settles a message in hand. What belongs to a lost right changes nothing.
+    pub fn settle(&mut self, now: Time, hold: &Hold, how: How, token: Option<u64>) -> Settled {
+        let right = self.rights.get_mut(&hold.right).filter(|r| r.epoch() == hold.epoch);
+        let Some(right) = right else {
+            self.counts.fenced += 1;
+            return Settled::Fenced;
+        };
+        if !right.settle(now, hold, how, token) {
+            return Settled::Before;
+        }
+        match how {
+            How::Ack => self.counts.acked += 1,
+            How::Nack => self.counts.nacked += 1,
+            How::GiveBack => self.counts.given_back += 1,
+        }
+        Settled::Taken
+    }
+
+    /// Does what is due: opens, windows, frames, reports. Call it after every run of inputs and
+    /// at [`Seat::next_wakeup`].
+    pub fn turn(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.rejoin_at.take_if(|at| *at <= now).is_some() {
+            self.tell(FromClient::Join(self.join.clone()));
+        }
+        self.report_drained(now);
+        self.share_credit(now);
+        for (id, right) in &mut self.rights {
+            right.tick(now);
+            let mut frames = Vec::new();
+            right.flush(&mut frames);
+            if !frames.is_empty() {
+                self.out.push(Action::Send(*id, frames));
+            }
+        }
+        out.append(&mut self.out);
+    }
+
+    fn report_drained(&mut self, now: Time) {
+        let member = &self.join.member;
+        let mut drained = Vec::new();
+        let mut asks = Vec::new();
+        for (id, right) in &mut self.rights {
+            if right.is_drained() {
+                drained.push((*id, right.epoch()));
+            } else if right.asks_for_time(now) {
+                let (member, epoch) = (member.clone(), right.epoch());
+                asks.push(FromClient::StillDraining { member, right: *id, epoch });
+            }
+        }
+        for ask in asks {
+            self.tell(ask);
+        }
+        for (id, epoch) in drained {
+            let mut frames = Vec::new();
+            if let Some(right) = self.rights.get_mut(&id) {
+                right.flush(&mut frames);
+            }
+            self.out.push(Action::Send(id, frames));
+            if let Some(right) = self.remove(&id, epoch, true) {
+                self.event(Event::Released { queue: right.queue.to_string(), epoch: epoch.0 });
+            }
+            self.tell_drained(id, epoch);
+        }
+    }
+
+    /// Opens what is to be opened and shares the credit among all that is not given up.
+    fn share_credit(&mut self, now: Time) {
+        let holder =
+            Holder { member: self.join.member.clone(), incarnation: self.join.incarnation };
+        let (mut messages, mut bytes) = (0u32, 0u64);
+        for right in self.rights.values().filter(|r| r.is_draining()) {
+            messages = messages.saturating_add(right.in_use().messages);
+            bytes = bytes.saturating_add(right.in_use().bytes);
+        }
+        let taken = Credit { messages, bytes };
+        let claims: Vec<_> =
+            self.rights.values().filter(|r| !r.is_draining()).map(Right::claim).collect();
+        let mut windows = share(self.credit, taken, &claims).into_iter();
+        for (id, right) in &mut self.rights {
+            let window = if right.is_draining() { None } else { windows.next() };
+            if right.wants_open(now) {
+                self.opens = self.opens.next();
+                // A right that drains opens once more only for its acks.
+                let window = window.unwrap_or(Credit { messages: 0, bytes: 0 });
+                self.out.push(Action::Open(right.open(self.opens, holder.clone(), window)));
+            } else if let Some(window) = window.filter(|_| right.is_open())
+                && right.claim().latest != window
+            {
+                let mut frames = Vec::new();
+                right.set_window(window, &mut frames);
+                self.out.push(Action::Send(*id, frames));
+            }
+        }
+    }
+
+    /// When to turn at the latest, besides ten times a second.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.rights.values().filter_map(Right::retry_at).chain(self.rejoin_at).min()
+    }
+}

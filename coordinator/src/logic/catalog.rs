@@ -1,0 +1,594 @@
+//! Groups, bindings and subscriptions: what exists, what may be made, changed and deleted, and
+//! where the messages of a filter may ever have gone. Numbers are never given twice. It does not
+//! know where queues are or who reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringway_proto::class::Filter;
+use ringway_proto::control::{Join, Order, SubscriptionSetup};
+use ringway_proto::limits::{
+    DEFAULT_MAX_BODY_BYTES, DEFAULT_WEIGHT, MAX_FRAME_BYTES, MAX_GROUPS, MAX_QUEUES_PER_GROUP,
+    WEIGHT_RANGE,
+};
+use ringway_proto::routing::{GroupRoute, QueueRoute, Router, Routing, even_slots};
+use ringway_proto::{
+    Code, Epoch, GroupId, GroupName, QueueId, Refusal, RoutingVersion, SubscriptionId,
+    SubscriptionName, Uuid,
+};
+
+use super::rows::{BindingRow, GroupRow, Key, Meta, PastRing, Row, SubscriptionRow};
+
+/// The group that is always there.
+pub const DEFAULT_GROUP: &str = "default";
+/// How many queues it has.
+pub const DEFAULT_GROUP_QUEUES: u32 = 16;
+/// The largest body that a group may allow, in bytes: a frame holds it with room for the rest.
+pub const MAX_MAX_BODY_BYTES: u32 = MAX_FRAME_BYTES as u32 - (1 << 20);
+/// The most subscriptions of a cluster.
+pub const MAX_SUBSCRIPTIONS: usize = 10_000;
+
+/// What exists.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    groups: BTreeMap<GroupId, GroupRow>,
+    bindings: BTreeMap<Filter, GroupId>,
+    past_bindings: BTreeSet<BindingRow>,
+    past_rings: Vec<PastRing>,
+    /// `past_rings`, compiled: which ring group a family went to.
+    past_routers: Vec<Router>,
+    subscriptions: BTreeMap<SubscriptionId, SubscriptionRow>,
+    names: BTreeMap<SubscriptionName, SubscriptionId>,
+    next_group: GroupId,
+    next_subscription: SubscriptionId,
+}
+
+/// What a group is to be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupWish {
+    /// Its name.
+    pub name: GroupName,
+    /// How many queues.
+    pub queues: u32,
+    /// Its weight on the class ring, if it shall be on it.
+    pub ring_weight: Option<u32>,
+    /// The largest body, in bytes; none is 1 MiB.
+    pub max_body_bytes: Option<u32>,
+}
+
+impl Catalog {
+    /// Takes a row of the store that is the catalog's.
+    ///
+    /// # Errors
+    /// [`Code::Damaged`] for a past ring that cannot be one.
+    pub fn restore(&mut self, row: Row) -> Result<(), Refusal> {
+        match row {
+            Row::Meta(meta) => {
+                self.next_group = meta.next_group;
+                self.next_subscription = meta.next_subscription;
+            }
+            Row::Group(row) => {
+                self.groups.insert(row.id, row);
+            }
+            Row::Binding(row) => {
+                self.bindings.insert(row.filter, row.group);
+            }
+            Row::PastBinding(row) => {
+                self.past_bindings.insert(row);
+            }
+            Row::PastRing(ring) => {
+                let router = compile(&ring).map_err(|e| Refusal::new(Code::Damaged, e.text))?;
+                self.past_routers.push(router);
+                self.past_rings.push(ring);
+            }
+            Row::Subscription(row) => {
+                self.names.insert(row.setup.name.clone(), row.setup.id);
+                self.subscriptions.insert(row.setup.id, row);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The row with this key as it is now, if the catalog owns it and it exists.
+    #[must_use]
+    pub fn row(&self, key: &Key) -> Option<Row> {
+        match key {
+            Key::Group(id) => self.groups.get(id).cloned().map(Row::Group),
+            Key::Binding(filter) => self
+                .bindings
+                .get(filter)
+                .map(|group| Row::Binding(BindingRow { filter: filter.clone(), group: *group })),
+            Key::PastBinding(filter, group) => {
+                let row = BindingRow { filter: filter.clone(), group: *group };
+                self.past_bindings.contains(&row).then_some(Row::PastBinding(row))
+            }
+            Key::PastRing(number) => {
+                self.past_rings.iter().find(|r| r.number == *number).cloned().map(Row::PastRing)
+            }
+            Key::Subscription(id) => self.subscriptions.get(id).cloned().map(Row::Subscription),
+            _ => None,
+        }
+    }
+
+    /// Writes its numbers into the row of numbers.
+    pub fn fill(&self, meta: &mut Meta) {
+        meta.next_group = self.next_group;
+        meta.next_subscription = self.next_subscription;
+    }
+
+    /// All groups in the order of their numbers.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupRow> {
+        self.groups.values()
+    }
+
+    /// The group with this number.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<&GroupRow> {
+        self.groups.get(&id)
+    }
+
+    /// The group with this name.
+    ///
+    /// # Errors
+    /// [`Code::UnknownGroup`], with the names that are like it.
+    pub fn group_named(&self, name: &GroupName) -> Result<&GroupRow, Refusal> {
+        self.groups.values().find(|group| group.name == *name).ok_or_else(|| {
+            self.unknown_group(name, "", "`ringway group list` shows those there are")
+        })
+    }
+
+    /// Whether a group ever had this number.
+    #[must_use]
+    pub fn was_given_out(&self, id: GroupId) -> bool {
+        id < self.next_group
+    }
+
+    /// `GROUP/N`.
+    #[must_use]
+    pub fn queue_name(&self, queue: QueueId) -> String {
+        match self.groups.get(&queue.group) {
+            Some(group) => format!("{}/{}", group.name, queue.index),
+            None => queue.to_string(),
+        }
+    }
+
+    /// Makes a group, or finds it alike. Returns its number and whether it is new.
+    ///
+    /// # Errors
+    /// [`Code::InvalidOption`] for a number out of bounds, [`Code::Conflict`] for a group of that
+    /// name that is different, [`Code::TooLarge`] for one group too many.
+    pub fn create_group(
+        &mut self,
+        wish: GroupWish,
+        dirty: &mut BTreeSet<Key>,
+    ) -> Result<(GroupId, bool), Refusal> {
+        let max_body_bytes = wish.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES);
+        check_bounds("queues", wish.queues, 1..=MAX_QUEUES_PER_GROUP)?;
+        check_bounds("max body bytes", max_body_bytes, 1..=MAX_MAX_BODY_BYTES)?;
+        if let Some(weight) = wish.ring_weight {
+            check_bounds("ring weight", weight, WEIGHT_RANGE)?;
+        }
+        let row = GroupRow {
+            id: self.next_group,
+            name: wish.name,
+            queues: wish.queues,
+            ring_weight: wish.ring_weight,
+            max_body_bytes,
+        };
+        if let Some(there) = self.groups.values().find(|group| group.name == row.name) {
+            let is_alike = there.queues == row.queues
+                && there.ring_weight == row.ring_weight
+                && there.max_body_bytes == row.max_body_bytes;
+            return if is_alike { Ok((there.id, false)) } else { Err(unlike(there, &row)) };
+        }
+        if self.groups.len() >= MAX_GROUPS {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!("there are {MAX_GROUPS} groups, and no more are possible"),
+            )
+            .hint("send several filters to one group with `ringway bind`"));
+        }
+        self.next_group = self.next_group.next();
+        dirty.extend([Key::Meta, Key::Group(row.id)]);
+        let id = row.id;
+        let on_ring = row.ring_weight.is_some();
+        self.groups.insert(id, row);
+        if on_ring {
+            self.remember_ring(dirty)?;
+        }
+        Ok((id, true))
+    }
+
+    /// Whether the group may go.
+    ///
+    /// # Errors
+    /// [`Code::UnknownGroup`]; [`Code::InUse`] for `default` and for a group with bindings.
+    pub fn check_delete(&self, name: &GroupName) -> Result<GroupId, Refusal> {
+        let group = self.group_named(name)?;
+        if name.as_str() == DEFAULT_GROUP {
+            return Err(Refusal::new(
+                Code::InUse,
+                format!("group {DEFAULT_GROUP:?} takes every class that nothing else takes"),
+            )
+            .hint("keep it; other groups can be deleted"));
+        }
+        let filters: Vec<String> = self
+            .bindings
+            .iter()
+            .filter(|(_, to)| **to == group.id)
+            .map(|(filter, _)| format!("'{filter}'"))
+            .collect();
+        if filters.is_empty() {
+            return Ok(group.id);
+        }
+        Err(Refusal::new(
+            Code::InUse,
+            format!("group {:?} has bindings: {}", name.as_str(), filters.join(", ")),
+        )
+        .hint(format!("bind them elsewhere first, such as `ringway bind {} default`", filters[0])))
+    }
+
+    /// Removes a group that [`Self::check_delete`] lets go.
+    ///
+    /// # Errors
+    /// As [`Self::check_delete`].
+    pub fn delete_group(
+        &mut self,
+        name: &GroupName,
+        dirty: &mut BTreeSet<Key>,
+    ) -> Result<GroupRow, Refusal> {
+        let id = self.check_delete(name)?;
+        let Some(row) = self.groups.remove(&id) else { return Err(gone(name)) };
+        dirty.insert(Key::Group(id));
+        if row.ring_weight.is_some() {
+            self.remember_ring(dirty)?;
+        }
+        Ok(row)
+    }
+
+    /// Sends a filter to a group. Returns the group that it went to before, if another.
+    ///
+    /// # Errors
+    /// [`Code::UnknownGroup`], with the names that are like it.
+    pub fn bind(
+        &mut self,
+        filter: &Filter,
+        name: &GroupName,
+        dirty: &mut BTreeSet<Key>,
+    ) -> Result<Option<GroupName>, Refusal> {
+        let Some(group) = self.groups.values().find(|group| group.name == *name).map(|g| g.id)
+        else {
+            return Err(self.unknown_group(
+                name,
+                &format!(" to bind '{filter}' to"),
+                &format!("create it with `ringway group create {name} --queues 16`"),
+            ));
+        };
+        let before = self.bindings.insert(filter.clone(), group);
+        if before == Some(group) {
+            return Ok(None);
+        }
+        self.past_bindings.insert(BindingRow { filter: filter.clone(), group });
+        dirty.extend([Key::Binding(filter.clone()), Key::PastBinding(filter.clone(), group)]);
+        Ok(before.and_then(|id| self.groups.get(&id)).map(|group| group.name.clone()))
+    }
+
+    /// All bindings, most specific first.
+    #[must_use]
+    pub fn bindings(&self) -> Vec<BindingRow> {
+        let mut all: Vec<_> = self
+            .bindings
+            .iter()
+            .map(|(filter, group)| BindingRow { filter: filter.clone(), group: *group })
+            .collect();
+        all.sort_by(|a, b| a.filter.cmp_specificity(&b.filter));
+        all
+    }
+
+    /// How many bindings send to a group.
+    #[must_use]
+    pub fn bindings_of(&self, group: GroupId) -> usize {
+        self.bindings.values().filter(|to| **to == group).count()
+    }
+
+    /// Every group that is there and may hold messages that the filter wants, under the routing
+    /// that holds or any that ever held.
+    #[must_use]
+    pub fn groups_for_filter(&self, filter: &Filter) -> BTreeSet<GroupId> {
+        let by_binding = self
+            .past_bindings
+            .iter()
+            .filter(|past| past.filter.overlaps(filter))
+            .map(|past| past.group);
+        let by_ring = self.past_routers.iter().flat_map(|r| r.groups_for_filter(filter));
+        by_binding.chain(by_ring).filter(|group| self.groups.contains_key(group)).collect()
+    }
+
+    /// All subscriptions in the order of their numbers.
+    pub fn subscriptions(&self) -> impl Iterator<Item = &SubscriptionRow> {
+        self.subscriptions.values()
+    }
+
+    /// The subscription with this number.
+    #[must_use]
+    pub fn subscription(&self, id: SubscriptionId) -> Option<&SubscriptionRow> {
+        self.subscriptions.get(&id)
+    }
+
+    /// The subscription with this name.
+    ///
+    /// # Errors
+    /// [`Code::UnknownSubscription`], with the names that are like it.
+    pub fn subscription_named(&self, name: &SubscriptionName) -> Result<&SubscriptionRow, Refusal> {
+        if let Some(row) = self.names.get(name).and_then(|id| self.subscriptions.get(id)) {
+            return Ok(row);
+        }
+        let similar = similar(name.as_str(), self.names.keys().map(SubscriptionName::as_str));
+        let note = note(" subscriptions", &similar);
+        Err(Refusal::new(
+            Code::UnknownSubscription,
+            format!("there is no subscription {:?}{note}", name.as_str()),
+        )
+        .hint("`ringway subscription list` shows those there are"))
+    }
+
+    /// The number of the subscription that a join is for, which is made if there is none, and
+    /// whether it is new.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] for one with another filter or order, [`Code::TooLarge`] for one too
+    /// many.
+    pub fn subscribe(
+        &mut self,
+        join: &Join,
+        dirty: &mut BTreeSet<Key>,
+    ) -> Result<(SubscriptionId, bool), Refusal> {
+        if let Some(row) = self.names.get(&join.name).and_then(|id| self.subscriptions.get(id)) {
+            check_alike(&row.setup, join)?;
+            return Ok((row.setup.id, false));
+        }
+        if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!("there are {MAX_SUBSCRIPTIONS} subscriptions, and no more are possible"),
+            ));
+        }
+        let id = self.next_subscription;
+        self.next_subscription = id.next();
+        let setup = SubscriptionSetup {
+            id,
+            name: join.name.clone(),
+            filter: join.filter.clone(),
+            order: join.order.unwrap_or_default(),
+            start: join.start,
+        };
+        self.names.insert(join.name.clone(), id);
+        self.subscriptions.insert(id, SubscriptionRow { setup, plan_due: false });
+        dirty.extend([Key::Meta, Key::Subscription(id)]);
+        Ok((id, true))
+    }
+
+    /// Notes whether the rights of a subscription wait for a plan. Returns whether that is news.
+    pub fn set_plan_due(&mut self, id: SubscriptionId, due: bool) -> bool {
+        let row = self.subscriptions.get_mut(&id);
+        row.is_some_and(|row| std::mem::replace(&mut row.plan_due, due) != due)
+    }
+
+    fn remember_ring(&mut self, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
+        let groups: Vec<(GroupId, u32)> =
+            self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
+        if groups.is_empty() || self.past_rings.iter().any(|past| past.groups == groups) {
+            return Ok(());
+        }
+        let number = self.past_rings.iter().map(|past| past.number + 1).max().unwrap_or(0);
+        let ring = PastRing { number, groups };
+        self.past_routers.push(compile(&ring)?);
+        self.past_rings.push(ring);
+        dirty.insert(Key::PastRing(number));
+        Ok(())
+    }
+
+    fn unknown_group(&self, name: &GroupName, purpose: &str, hint: &str) -> Refusal {
+        let similar = similar(name.as_str(), self.groups.values().map(|g| g.name.as_str()));
+        let hint = match similar.first() {
+            Some(first) if !purpose.is_empty() => format!("{hint}, or bind to {first}"),
+            _ => hint.to_owned(),
+        };
+        let note = note(" groups", &similar);
+        Refusal::new(
+            Code::UnknownGroup,
+            format!("there is no group {:?}{purpose}{note}", name.as_str()),
+        )
+        .hint(hint)
+    }
+}
+
+/// A router that knows nothing but this ring; it decides exactly as the real one did.
+fn compile(ring: &PastRing) -> Result<Router, Refusal> {
+    let route = |(id, weight): &(GroupId, u32)| {
+        Ok(GroupRoute {
+            id: *id,
+            name: GroupName::new(format!("group-{}", id.0))?,
+            ring_weight: Some(*weight),
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            slots: even_slots(1),
+            queues: vec![QueueRoute { uuid: Uuid::default(), epoch: Epoch(0), primary: None }],
+        })
+    };
+    let groups = ring.groups.iter().map(route).collect::<Result<_, Refusal>>()?;
+    let version = RoutingVersion(0);
+    Router::new(Routing { version, groups, bindings: Vec::new(), workers: Vec::new() })
+}
+
+/// What the group that is always there is like.
+///
+/// # Errors
+/// None in fact: its name is a legal one.
+pub fn default_group() -> Result<GroupWish, Refusal> {
+    Ok(GroupWish {
+        name: GroupName::new(DEFAULT_GROUP)?,
+        queues: DEFAULT_GROUP_QUEUES,
+        ring_weight: Some(DEFAULT_WEIGHT),
+        max_body_bytes: None,
+    })
+}
+
+/// Refuses a number that is out of its bounds.
+///
+/// # Errors
+/// [`Code::InvalidOption`].
+pub fn check_bounds(
+    what: &str,
+    value: u32,
+    bounds: std::ops::RangeInclusive<u32>,
+) -> Result<(), Refusal> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (bounds.start(), bounds.end());
+    Err(Refusal::new(
+        Code::InvalidOption,
+        format!("{what} {value} is not within {least} to {most}"),
+    )
+    .hint(format!("choose {least} to {most}")))
+}
+
+fn unlike(there: &GroupRow, wish: &GroupRow) -> Refusal {
+    let describe = |g: &GroupRow| {
+        let ring = g.ring_weight.map_or("off the ring".to_owned(), |w| format!("ring weight {w}"));
+        format!("{} queues, {ring}, bodies up to {} bytes", g.queues, g.max_body_bytes)
+    };
+    Refusal::new(
+        Code::Conflict,
+        format!(
+            "group {:?} exists with {}, not with {}",
+            there.name.as_str(),
+            describe(there),
+            describe(wish)
+        ),
+    )
+    .hint("use it as it is, or choose another name")
+}
+
+fn check_alike(setup: &SubscriptionSetup, join: &Join) -> Result<(), Refusal> {
+    let conflict = |what: &str, has: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
+        Err(Refusal::new(
+            Code::Conflict,
+            format!("subscription {:?} has {what} {has}, not {asked}", setup.name.as_str()),
+        )
+        .hint("join it as it is, or choose another name"))
+    };
+    if setup.filter != join.filter {
+        return conflict(
+            "the filter",
+            &format_args!("'{}'", setup.filter),
+            &format_args!("'{}'", join.filter),
+        );
+    }
+    match join.order {
+        Some(order) if order != setup.order => {
+            conflict("order", &order_name(setup.order), &order_name(order))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn order_name(order: Order) -> &'static str {
+    match order {
+        Order::Key => "key",
+        Order::None => "none",
+    }
+}
+
+fn gone(name: &GroupName) -> Refusal {
+    Refusal::new(Code::UnknownGroup, format!("there is no group {:?}", name.as_str()))
+}
+
+fn note(what: &str, similar: &[&str]) -> String {
+    match similar {
+        [] => String::new(),
+        names => format!(";{what} with similar names: {}", names.join(", ")),
+    }
+}
+
+/// The names that are at most two edits away from `name` or begin alike, nearest first.
+fn similar<'a>(name: &str, all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut near: Vec<(usize, &str)> = all
+        .map(|other| (edits(name, other), other))
+        .filter(|(edits, other)| *edits <= 2 || other.starts_with(name) || name.starts_with(other))
+        .collect();
+    near.sort();
+    near.into_iter().take(3).map(|(_, name)| name).collect()
+}
+
+/// How many characters have to be put in, taken out or replaced (V. Levenshtein's distance, by
+/// the two-row method of R. Wagner and M. Fischer, 1974).
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.bytes().enumerate() {
+            let least = (row[j] + 1).min(row[j + 1] + 1).min(diagonal + usize::from(from != to));
+            diagonal = std::mem::replace(&mut row[j + 1], least);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_count_characters() {
+        let cases = [("", "", 0), ("order", "orders", 1), ("kitten", "sitting", 3), ("a", "", 1)];
+        for (a, b, want) in cases {
+            assert_eq!(edits(a, b), want, "{a} {b}");
+        }
+    }
+
+    fn catalog() -> (Catalog, BTreeSet<Key>) {
+        let (mut catalog, mut dirty) = (Catalog::default(), BTreeSet::new());
+        catalog.create_group(default_group().unwrap(), &mut dirty).unwrap();
+        let orders = GroupWish {
+            name: GroupName::new("orders").unwrap(),
+            queues: 4,
+            ring_weight: None,
+            max_body_bytes: None,
+        };
+        catalog.create_group(orders, &mut dirty).unwrap();
+        (catalog, dirty)
+    }
+
+    #[test]
+    fn binding_to_a_group_that_is_not_there_names_those_like_it() {
+        let (mut catalog, mut dirty) = catalog();
+        let (filter, name) = (Filter::new("orders.>").unwrap(), GroupName::new("order").unwrap());
+        let refusal = catalog.bind(&filter, &name, &mut dirty).unwrap_err();
+        assert_eq!(refusal.code, Code::UnknownGroup);
+        assert_eq!(
+            refusal.text,
+            "there is no group \"order\" to bind 'orders.>' to; groups with similar names: orders"
+        );
+        assert_eq!(
+            refusal.hint,
+            "create it with `ringway group create order --queues 16`, or bind to orders"
+        );
+    }
+
+    #[test]
+    fn a_filter_goes_on_covering_the_groups_that_it_was_bound_to_before() {
+        let (mut catalog, mut dirty) = catalog();
+        let filter = Filter::new("orders.>").unwrap();
+        let (orders, default) =
+            (GroupName::new("orders").unwrap(), GroupName::new(DEFAULT_GROUP).unwrap());
+        let seen = |c: &Catalog| c.groups_for_filter(&filter).into_iter().collect::<Vec<_>>();
+        assert_eq!(seen(&catalog), [GroupId(0)], "the ring");
+        catalog.bind(&filter, &orders, &mut dirty).unwrap();
+        assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
+        assert_eq!(catalog.bind(&filter, &default, &mut dirty).unwrap(), Some(orders.clone()));
+        assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
+        catalog.delete_group(&orders, &mut dirty).unwrap();
+        assert_eq!(seen(&catalog), [GroupId(0)], "what is deleted is not read");
+    }
+}

@@ -1,0 +1,294 @@
+//! When plans are made, and what a plan changes. Queues are one plan over all workers, the rights
+//! of each subscription one over its members. It keeps count of the moves that plans needed at
+//! least; who goes where is the planner's business.
+
+use std::collections::BTreeMap;
+
+use ringway_proto::control::ToWorker;
+use ringway_proto::ring::RingNode;
+use ringway_proto::{MemberId, QueueId, RightId, SubscriptionId, Time, WorkerId};
+
+use super::super::plan::{
+    Item, Move, Node, Pin, Preferences, Reason, plan, queue_point, right_point,
+};
+use super::super::rows::{Key, MoveReason};
+use super::{Effects, Event, Machine};
+
+/// What is kept between the plans over one set of nodes.
+#[derive(Clone, Debug)]
+pub struct Planner<N> {
+    preferences: Preferences<N>,
+    /// The nodes of the last plan, for the reasons of the next.
+    before: Vec<Node<N>>,
+    /// When the last plan was made.
+    planned_at: Option<Time>,
+    /// When the next one may be made, if one is due.
+    due: Option<Time>,
+}
+
+impl<N: RingNode> Default for Planner<N> {
+    fn default() -> Self {
+        Self {
+            preferences: Preferences::default(),
+            before: Vec::new(),
+            planned_at: None,
+            due: None,
+        }
+    }
+}
+
+impl<N> Planner<N> {
+    /// A plan is due: at once if it is urgent or the last one is long ago, else when that is
+    /// `settling` ago.
+    fn mark(&mut self, now: Time, settling: std::time::Duration, urgent: bool) {
+        let settled = self.planned_at.map_or(now, |at| at + settling);
+        let at = if urgent { now } else { settled.max(now) };
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+}
+
+/// A move of a queue as the last plan has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueMove {
+    /// The queue.
+    pub queue: QueueId,
+    /// From which worker.
+    pub from: WorkerId,
+    /// To which.
+    pub to: WorkerId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Machine {
+    /// Workers or queues changed.
+    pub(super) fn queues_due(&mut self, now: Time, urgent: bool) {
+        self.queue_planner.mark(now, self.setup.timing.settling, urgent);
+        self.meta.queues_due = true;
+        self.dirty.insert(Key::Meta);
+    }
+
+    /// Members or rights of a subscription changed.
+    pub(super) fn rights_due(&mut self, now: Time, subscription: SubscriptionId, urgent: bool) {
+        let planner = self.right_planners.entry(subscription).or_default();
+        planner.mark(now, self.setup.timing.settling, urgent);
+        if self.catalog.set_plan_due(subscription, true) {
+            self.dirty.insert(Key::Subscription(subscription));
+        }
+    }
+
+    /// After a restart: the nodes that the last plans knew are those in the store, and a plan
+    /// that was due is due.
+    pub(super) fn restore_plans(&mut self, now: Time) {
+        self.queue_planner.before = self.worker_nodes();
+        if self.meta.queues_due {
+            self.queue_planner.due = Some(now);
+        }
+        let subscriptions: Vec<_> =
+            self.catalog.subscriptions().map(|row| (row.setup.id, row.plan_due)).collect();
+        for (id, due) in subscriptions {
+            let before = self.member_nodes(id);
+            let planner = self.right_planners.entry(id).or_default();
+            planner.before = before;
+            planner.due = due.then_some(now);
+            self.to_drive.insert(id);
+        }
+    }
+
+    /// When the next plan may be made.
+    pub(super) fn next_plan(&self) -> Option<Time> {
+        let rights = self.right_planners.values().filter_map(|planner| planner.due);
+        rights.chain(self.queue_planner.due).min()
+    }
+
+    /// Makes the plans that are due.
+    pub(super) fn make_plans(&mut self, now: Time, out: &mut Effects) {
+        if self.queue_planner.is_due(now) {
+            self.plan_queues(now, out);
+        }
+        let due: Vec<SubscriptionId> = self
+            .right_planners
+            .iter()
+            .filter(|(_, planner)| planner.is_due(now))
+            .map(|(id, _)| *id)
+            .collect();
+        for subscription in due {
+            self.plan_rights(now, subscription, out);
+        }
+    }
+
+    fn worker_nodes(&self) -> Vec<Node<WorkerId>> {
+        self.workers
+            .values()
+            .map(|row| Node { id: row.id.clone(), weight: row.weight, up: row.up })
+            .collect()
+    }
+
+    fn member_nodes(&self, subscription: SubscriptionId) -> Vec<Node<MemberId>> {
+        self.members_of(subscription)
+            .filter(|row| !row.leaving)
+            .map(|row| Node { id: row.member.clone(), weight: row.weight, up: true })
+            .collect()
+    }
+
+    fn begin_plan(&mut self, out: &mut Effects) {
+        self.meta.plan += 1;
+        self.dirty.insert(Key::Meta);
+        out.events.push(Event::Planned);
+    }
+
+    fn plan_queues(&mut self, now: Time, out: &mut Effects) {
+        let nodes = self.worker_nodes();
+        let items: Vec<_> = self
+            .queues
+            .values()
+            .map(|queue| Item {
+                id: queue.row().id,
+                point: queue_point(queue.row().id),
+                owner: queue.owner(),
+                pin: if queue.row().has_data { Pin::HasData } else { Pin::Free },
+            })
+            .collect();
+        let planner = &mut self.queue_planner;
+        let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
+        planner.before = nodes;
+        planner.planned_at = Some(now);
+        planner.due = None;
+        self.meta.queues_due = false;
+        self.begin_plan(out);
+        self.meta.queue_plan = self.meta.plan;
+        self.meta.lower_bound += made.lower_bound_now as u64;
+
+        for (queue, to) in made.first {
+            self.assign_queue(now, queue, to, out);
+        }
+        let mut moves = self.moves_under_way();
+        for step in made.moves {
+            let listed = QueueMove {
+                queue: step.item,
+                from: self.primary(step.item).unwrap_or_else(|| step.from.clone()),
+                to: step.to.clone(),
+                reason: step.reason.to_string(),
+            };
+            moves.insert(step.item, listed);
+            if step.waits.is_none() {
+                self.move_queue(now, step, out);
+            }
+        }
+        self.queue_moves = moves.into_values().filter(|step| step.from != step.to).collect();
+    }
+
+    /// The moves of earlier plans that are not done yet.
+    fn moves_under_way(&self) -> BTreeMap<QueueId, QueueMove> {
+        let under_way = |queue: &super::Queue| {
+            let row = queue.row();
+            let (moving, from) = (row.moving.as_ref()?, row.primary.clone()?);
+            let (to, reason) = (moving.to.clone(), moving.reason.clone());
+            Some((row.id, QueueMove { queue: row.id, from, to, reason }))
+        };
+        self.queues.values().filter_map(under_way).collect()
+    }
+
+    fn assign_queue(&mut self, now: Time, id: QueueId, to: WorkerId, out: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.assign(to);
+        self.dirty.insert(Key::Queue(id));
+        self.routing_changed = true;
+        self.restart_subscriptions(id);
+        self.tell_queue(now, id, out);
+    }
+
+    fn move_queue(&mut self, now: Time, step: Move<QueueId, WorkerId>, out: &mut Effects) {
+        let id = step.item;
+        // A move that this one replaces no longer counts; neither does going back.
+        self.give_up_move(id, out);
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        if queue.is_led_by(&step.to) {
+            self.uncount_move();
+            return;
+        }
+        queue.begin_move(step.to, step.reason.to_string(), move_reason(&step.reason));
+        self.dirty.insert(Key::Queue(id));
+        let (epoch, attempt) = (queue.row().epoch, queue.row().attempt);
+        if let Some(worker) = self.primary(id) {
+            self.tell_worker(&worker, ToWorker::SealQueue { queue: id, epoch, attempt }, out);
+            self.expect_answer(now);
+        }
+    }
+
+    /// A move that a plan counted does not happen: the least that was needed is one less.
+    pub(super) fn uncount_move(&mut self) {
+        self.meta.lower_bound = self.meta.lower_bound.saturating_sub(1);
+        self.dirty.insert(Key::Meta);
+    }
+
+    fn plan_rights(&mut self, now: Time, subscription: SubscriptionId, out: &mut Effects) {
+        if self.catalog.set_plan_due(subscription, false) {
+            self.dirty.insert(Key::Subscription(subscription));
+        }
+        self.to_drive.insert(subscription);
+        let nodes = self.member_nodes(subscription);
+        let ids: Vec<RightId> = self.rights_in(subscription).map(|(id, _)| *id).collect();
+        let Some(mut planner) = self.right_planners.remove(&subscription) else { return };
+        planner.planned_at = Some(now);
+        planner.due = None;
+        if nodes.is_empty() {
+            // Nobody is left to plan for; whoever comes next begins anew.
+            for id in ids {
+                self.aim(id, None, None);
+            }
+        } else {
+            let items: Vec<_> = self
+                .rights_in(subscription)
+                .map(|(id, right)| Item {
+                    id: *id,
+                    point: right_point(id),
+                    owner: right.row().target.as_ref(),
+                    pin: Pin::Free,
+                })
+                .collect();
+            let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
+            self.begin_plan(out);
+            self.meta.lower_bound += made.lower_bound_now as u64;
+            for (id, member) in made.first {
+                self.aim(id, Some(member), None);
+            }
+            for step in made.moves {
+                // Counted by the plan; `aim` counts it again where it is one.
+                self.uncount_move();
+                self.aim(step.item, Some(step.to), Some(move_reason(&step.reason)));
+            }
+        }
+        planner.before = nodes;
+        self.right_planners.insert(subscription, planner);
+    }
+
+    /// Gives a right its target. What counts in the least number of moves is a right on its way
+    /// from the member that had it last to another one: a target that is replaced before it is
+    /// reached was no move.
+    fn aim(&mut self, id: RightId, target: Option<MemberId>, reason: Option<MoveReason>) {
+        let Some(right) = self.rights.get_mut(&id) else { return };
+        let before = right.is_move_pending();
+        right.set_target(target, reason);
+        let after = right.is_move_pending();
+        self.dirty.insert(Key::Right(id));
+        match (before, after) {
+            (true, false) => self.uncount_move(),
+            (false, true) => self.meta.lower_bound += 1,
+            _ => {}
+        }
+    }
+}
+
+fn move_reason<N>(reason: &Reason<N>) -> MoveReason {
+    match reason {
+        Reason::Joined(_) => MoveReason::Joined,
+        Reason::Left(_) => MoveReason::Left,
+        Reason::WeightChanged(_) => MoveReason::Weight,
+        Reason::OverQuota => MoveReason::Quota,
+    }
+}

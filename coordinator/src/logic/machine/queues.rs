@@ -1,0 +1,321 @@
+//! Queues and their rights as seen from a queue: what its primary has to be told, what the
+//! primary answers, and which rights there are.
+
+use ringway_proto::control::{OpenQueue, Start, SubscriptionSetup, ToClient, ToWorker};
+use ringway_proto::{
+    Attempt, Epoch, GroupId, Offset, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId,
+};
+
+use super::super::catalog::GroupWish;
+use super::super::placement::{Queue, Sealed};
+use super::super::rights::Right;
+use super::super::rows::{GraveRow, GroupRow, Key, Phase, QueueRow, RightRow};
+use super::{Effects, Event, Machine};
+
+impl Machine {
+    /// Makes a group with its queues and the rights to them. Returns whether it is new.
+    pub(super) fn create_group(&mut self, wish: GroupWish) -> Result<(GroupId, bool), Refusal> {
+        let (group, created) = self.catalog.create_group(wish, &mut self.dirty)?;
+        let count = self.catalog.group(group).filter(|_| created).map_or(0, |row| row.queues);
+        for index in 0..count {
+            let id = QueueId::new(group, index);
+            let row = QueueRow {
+                id,
+                uuid: self.new_uuid(id),
+                epoch: Epoch(0),
+                primary: None,
+                has_data: false,
+                attempt: Attempt(0),
+                moving: None,
+            };
+            self.queues.insert(id, Queue::new(row));
+            self.dirty.insert(Key::Queue(id));
+        }
+        Ok((group, created))
+    }
+
+    /// Removes the queues of a group that is gone, and the rights to them.
+    pub(super) fn remove_queues(&mut self, group: &GroupRow, out: &mut Effects) {
+        for index in 0..group.queues {
+            let id = QueueId::new(group.id, index);
+            let Some(queue) = self.queues.remove(&id) else { continue };
+            self.dirty.insert(Key::Queue(id));
+            let row = queue.row();
+            if row.moving.is_some() {
+                self.uncount_move();
+            }
+            if let Some(worker) = row.primary.clone() {
+                let epoch = row.epoch.next();
+                let message = ToWorker::Tombstone { queue: id, uuid: row.uuid, epoch };
+                self.tell_worker(&worker, message, out);
+                self.bury(GraveRow { worker, queue: id, uuid: row.uuid, epoch });
+            }
+            for right in self.rights_of(id) {
+                self.remove_right(right, out);
+            }
+        }
+    }
+
+    fn remove_right(&mut self, id: RightId, out: &mut Effects) {
+        let Some(right) = self.rights.remove(&id) else { return };
+        self.dirty.insert(Key::Right(id));
+        if right.is_move_pending() {
+            self.uncount_move();
+        }
+        if let Some(holder) = right.holder() {
+            let epoch = right.row().epoch;
+            let message = ToClient::Lost { member: holder.member.clone(), right: id, epoch };
+            self.tell_member(id.subscription, &holder.member, message, out);
+        }
+        for (key, join) in &mut self.joins {
+            if key.0 == id.subscription {
+                join.waiting.remove(&id.queue);
+            }
+        }
+    }
+
+    /// The rights to a queue, of all subscriptions that cover it.
+    pub(super) fn rights_of(&self, queue: QueueId) -> Vec<RightId> {
+        let ids = self.catalog.subscriptions().map(|s| RightId::whole(s.setup.id, queue));
+        ids.filter(|id| self.rights.contains_key(id)).collect()
+    }
+
+    /// The rights of a subscription, in the order of their queues.
+    pub(super) fn rights_in(
+        &self,
+        subscription: SubscriptionId,
+    ) -> impl Iterator<Item = (&RightId, &Right)> {
+        let from = RightId::whole(subscription, QueueId::from(0));
+        self.rights.range(from..).take_while(move |(id, _)| id.subscription == subscription)
+    }
+
+    /// Makes the rights that a subscription has to have and has not. A queue that came into its
+    /// reach later is read from its start.
+    pub(super) fn cover(&mut self, subscription: SubscriptionId, start: Start) -> bool {
+        let Some(row) = self.catalog.subscription(subscription) else { return false };
+        let groups = self.catalog.groups_for_filter(&row.setup.filter);
+        let mut news = false;
+        for group in groups {
+            let count = self.catalog.group(group).map_or(0, |row| row.queues);
+            for index in 0..count {
+                let id = RightId::whole(subscription, QueueId::new(group, index));
+                if self.rights.contains_key(&id) {
+                    continue;
+                }
+                let row = RightRow {
+                    id,
+                    epoch: Epoch(0),
+                    phase: Phase::Free,
+                    target: None,
+                    last: None,
+                    reason: None,
+                    start,
+                    started: false,
+                };
+                // A free right has no clock running, so the time does not matter.
+                self.rights.insert(id, Right::new(row, Time(0), &self.setup.timing));
+                self.dirty.insert(Key::Right(id));
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Makes the rights that a change of groups or bindings brings, for all subscriptions.
+    pub(super) fn cover_all(&mut self, now: Time, out: &mut Effects) {
+        let ids: Vec<SubscriptionId> = self.catalog.subscriptions().map(|s| s.setup.id).collect();
+        for id in ids {
+            if self.cover(id, Start::Start) {
+                self.rights_due(now, id, false);
+                self.start_subscription(now, id, out);
+            }
+        }
+    }
+
+    /// Tells every primary that has not confirmed it where a subscription begins.
+    pub(super) fn start_subscription(
+        &mut self,
+        now: Time,
+        subscription: SubscriptionId,
+        out: &mut Effects,
+    ) {
+        let missing: Vec<QueueId> = self.not_started(subscription).collect();
+        for queue in missing {
+            let right = RightId::whole(subscription, queue);
+            if let (Some(worker), Some(setup)) = (self.primary(queue), self.setup_of(right)) {
+                self.tell_worker(&worker, ToWorker::StartSubscription { queue, setup }, out);
+                self.expect_answer(now);
+            }
+        }
+    }
+
+    /// The queues whose primary has not confirmed where the subscription begins.
+    pub(super) fn not_started(
+        &self,
+        subscription: SubscriptionId,
+    ) -> impl Iterator<Item = QueueId> + '_ {
+        self.rights_in(subscription).filter(|(_, r)| !r.row().started).map(|(id, _)| id.queue)
+    }
+
+    /// The journal of the primary has to learn anew which subscriptions read the queue.
+    pub(super) fn restart_subscriptions(&mut self, queue: QueueId) {
+        for id in self.rights_of(queue) {
+            if let Some(right) = self.rights.get_mut(&id) {
+                right.set_started(false);
+                self.dirty.insert(Key::Right(id));
+            }
+        }
+    }
+
+    fn setup_of(&self, right: RightId) -> Option<SubscriptionSetup> {
+        let setup = self.catalog.subscription(right.subscription)?.setup.clone();
+        Some(SubscriptionSetup { start: self.rights.get(&right)?.row().start, ..setup })
+    }
+
+    /// The primary of a queue.
+    pub(super) fn primary(&self, queue: QueueId) -> Option<WorkerId> {
+        self.queues.get(&queue)?.row().primary.clone()
+    }
+
+    /// Says everything about a queue that its primary has not answered.
+    pub(super) fn tell_queue(&mut self, now: Time, id: QueueId, out: &mut Effects) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let row = queue.row();
+        let Some(worker) = row.primary.clone() else { return };
+        let rights = self.rights_of(id);
+        let mut messages = Vec::new();
+        if !queue.opened {
+            messages.push(ToWorker::OpenQueue(self.open_queue(row, &rights)));
+        }
+        if let Some(moving) = &row.moving {
+            let (epoch, attempt) = (row.epoch, moving.attempt);
+            messages.push(ToWorker::SealQueue { queue: id, epoch, attempt });
+        }
+        for right in rights.iter().filter_map(|id| self.rights.get(id)) {
+            messages.extend(self.unanswered(right));
+        }
+        for message in messages {
+            self.tell_worker(&worker, message, out);
+            self.expect_answer(now);
+        }
+    }
+
+    fn open_queue(&self, row: &QueueRow, rights: &[RightId]) -> OpenQueue {
+        let epochs = rights.iter().filter_map(|id| self.rights.get(id)).map(Right::epoch);
+        let max_body_bytes = self.catalog.group(row.id.group).map_or(0, |g| g.max_body_bytes);
+        OpenQueue {
+            queue: row.id,
+            name: self.catalog.queue_name(row.id),
+            uuid: row.uuid,
+            epoch: row.epoch,
+            max_body_bytes,
+            subscriptions: rights.iter().filter_map(|id| self.setup_of(*id)).collect(),
+            rights: epochs.filter(|right| right.epoch > Epoch(0)).collect(),
+        }
+    }
+
+    fn unanswered(&self, right: &Right) -> Vec<ToWorker> {
+        let row = right.row();
+        let mut messages = Vec::new();
+        if !row.started
+            && let Some(setup) = self.setup_of(row.id)
+        {
+            messages.push(ToWorker::StartSubscription { queue: row.id.queue, setup });
+        }
+        match &row.phase {
+            Phase::Raising { .. } => messages.push(ToWorker::Raise(right.epoch())),
+            Phase::Revoking(_) => {
+                messages.push(ToWorker::Revoke { right: row.id, epoch: row.epoch });
+            }
+            Phase::Free | Phase::Granted(_) => {}
+        }
+        messages
+    }
+
+    pub(super) fn note_started(
+        &mut self,
+        worker: &WorkerId,
+        subscription: SubscriptionId,
+        queue: QueueId,
+    ) {
+        if !self.queues.get(&queue).is_some_and(|q| q.is_led_by(worker)) {
+            return;
+        }
+        let id = RightId::whole(subscription, queue);
+        if let Some(right) = self.rights.get_mut(&id).filter(|r| !r.row().started) {
+            right.set_started(true);
+            self.dirty.insert(Key::Right(id));
+        }
+        for (key, join) in &mut self.joins {
+            if key.0 == subscription {
+                join.waiting.remove(&queue);
+            }
+        }
+    }
+
+    /// The queue has messages: whatever was on to move it is given up.
+    pub(super) fn note_data(&mut self, worker: &WorkerId, id: QueueId, out: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(&id).filter(|q| q.is_led_by(worker)) else { return };
+        if queue.set_has_data() {
+            self.dirty.insert(Key::Queue(id));
+        }
+        self.give_up_move(id, out);
+    }
+
+    /// Gives a move up, if there is one: the raised attempt is stored before the unseal is sent.
+    pub(super) fn give_up_move(&mut self, id: QueueId, out: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        if !queue.give_up() {
+            return;
+        }
+        let attempt = queue.lift();
+        self.dirty.insert(Key::Queue(id));
+        self.uncount_move();
+        if let Some(worker) = self.primary(id) {
+            self.tell_worker(&worker, ToWorker::Unseal { queue: id, attempt }, out);
+        }
+    }
+
+    pub(super) fn note_sealed(
+        &mut self,
+        now: Time,
+        worker: &WorkerId,
+        id: QueueId,
+        attempt: Attempt,
+        end: Offset,
+        out: &mut Effects,
+    ) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        match queue.sealed(worker, attempt, end) {
+            Sealed::Ignored => {}
+            Sealed::Lift(attempt) => {
+                self.tell_worker(worker, ToWorker::Unseal { queue: id, attempt }, out);
+            }
+            Sealed::HasData(attempt) => {
+                self.dirty.insert(Key::Queue(id));
+                self.uncount_move();
+                self.tell_worker(worker, ToWorker::Unseal { queue: id, attempt }, out);
+            }
+            Sealed::Swapped { from, reason } => {
+                let (uuid, epoch) = (queue.row().uuid, queue.row().epoch);
+                let to = queue.row().primary.clone();
+                self.dirty.insert(Key::Queue(id));
+                self.routing_changed = true;
+                self.meta.moves += 1;
+                self.dirty.insert(Key::Meta);
+                out.events.push(Event::QueueMoved(reason));
+                if let Some(to) = to {
+                    // It may still have a tombstone to answer; this open is above it.
+                    self.graves.remove(&(to.clone(), id));
+                    self.dirty.insert(Key::Grave(to, id));
+                }
+                self.restart_subscriptions(id);
+                self.tell_queue(now, id, out);
+                let message = ToWorker::Tombstone { queue: id, uuid, epoch };
+                self.tell_worker(&from, message, out);
+                self.bury(GraveRow { worker: from, queue: id, uuid, epoch });
+                self.expect_answer(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The machine against workers and members that are faked by their protocol: tables of single
+//! steps, whole hand-overs, and a long random walk.
+
+mod handover;
+mod registration;
+mod walk;
+mod world;

@@ -1,0 +1,230 @@
+//! The store in one file, for one coordinator: `redb` in the data directory, behind a lock that
+//! dies with the process and a file that says which format the directory is in.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{FORMAT, RowError, Store, StoreError, key_bytes, parse_row, row_bytes};
+use crate::logic::rows::{Change, Row};
+
+const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+
+/// The store in one file.
+pub struct Embedded {
+    dir: PathBuf,
+    database: Database,
+    /// Held as long as the store is; the system lets go of it when the process ends.
+    _lock: File,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, which is made if it is not there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`], as each variant says.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let unusable =
+            |e: io::Error| StoreError::Unusable { dir: dir.to_owned(), cause: e.to_string() };
+        fs::create_dir_all(dir).map_err(unusable)?;
+        let lock = lock(dir)?;
+        check_format(dir)?;
+        let database =
+            Database::create(dir.join("coordinator.redb")).map_err(|e| database_error(dir, &e))?;
+        let store = Self { dir: dir.to_owned(), database, _lock: lock };
+        store.transaction(|_| Ok(()))?;
+        Ok(store)
+    }
+
+    fn transaction(
+        &self,
+        change: impl FnOnce(&mut redb::Table<'_, &[u8], &[u8]>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = transaction.open_table(ROWS).map_err(failed)?;
+            change(&mut table)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+}
+
+impl Store for Embedded {
+    fn load(&self) -> Result<Vec<Row>, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        let table = transaction.open_table(ROWS).map_err(failed)?;
+        let mut rows = Vec::new();
+        for entry in table.iter().map_err(failed)? {
+            let (_, value) = entry.map_err(failed)?;
+            rows.push(parse_row(value.value()).map_err(|e| match e {
+                RowError::Newer(version) => {
+                    StoreError::DataNewer { dir: self.dir.clone(), found: u32::from(version) }
+                }
+                RowError::Damaged(cause) => StoreError::Damaged { dir: self.dir.clone(), cause },
+            })?);
+        }
+        Ok(rows)
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.transaction(|table| {
+            for change in changes {
+                match change {
+                    Change::Put(row) => {
+                        let bytes = row_bytes(row).map_err(|cause| StoreError::Failed { cause })?;
+                        table
+                            .insert(key_bytes(&row.key()).as_slice(), bytes.as_slice())
+                            .map_err(failed)?;
+                    }
+                    Change::Delete(key) => {
+                        table.remove(key_bytes(key).as_slice()).map_err(failed)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Takes the directory for this process and writes its id where the next one can read it.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let unusable =
+        |e: io::Error| StoreError::Unusable { dir: dir.to_owned(), cause: e.to_string() };
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(dir.join("lock"))
+        .map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(StoreError::InUse { dir: dir.to_owned(), pid });
+        }
+        Err(TryLockError::Error(e)) => return Err(unusable(e)),
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(unusable)?;
+    Ok(file)
+}
+
+fn check_format(dir: &Path) -> Result<(), StoreError> {
+    let unusable =
+        |e: io::Error| StoreError::Unusable { dir: dir.to_owned(), cause: e.to_string() };
+    let path = dir.join("format");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // Written whole or not at all: half a number would be another one.
+            let draft = dir.join("format.new");
+            let mut file = File::create(&draft).map_err(unusable)?;
+            writeln!(file, "{FORMAT}").map_err(unusable)?;
+            file.sync_all().map_err(unusable)?;
+            fs::rename(&draft, &path).map_err(unusable)?;
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(unusable)?;
+            return Ok(());
+        }
+        Err(e) => return Err(unusable(e)),
+    };
+    match text.trim().parse::<u32>() {
+        Ok(found) if found > FORMAT => Err(StoreError::DataNewer { dir: dir.to_owned(), found }),
+        Ok(_) => Ok(()),
+        Err(_) => Err(StoreError::Damaged {
+            dir: dir.to_owned(),
+            cause: "the file `format` holds no number".to_owned(),
+        }),
+    }
+}
+
+fn database_error(dir: &Path, e: &redb::DatabaseError) -> StoreError {
+    let (dir, cause) = (dir.to_owned(), e.to_string());
+    match e {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { dir, pid: None },
+        redb::DatabaseError::Storage(redb::StorageError::Io(_)) => {
+            StoreError::Unusable { dir, cause }
+        }
+        _ => StoreError::Damaged { dir, cause },
+    }
+}
+
+fn failed(e: impl std::fmt::Display) -> StoreError {
+    StoreError::Failed { cause: e.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringway_proto::{Code, Filter, GroupId, SubscriptionId};
+
+    use super::*;
+    use crate::logic::rows::{BindingRow, Key, Meta};
+
+    fn binding(filter: &str, group: u32) -> Row {
+        Row::Binding(BindingRow { filter: Filter::new(filter).unwrap(), group: GroupId(group) })
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta =
+            |next| Row::Meta(Meta { next_subscription: SubscriptionId(next), ..Meta::default() });
+        let mut store = Embedded::open(dir.path()).unwrap();
+        assert_eq!(store.load().unwrap(), []);
+        store
+            .commit(&[
+                Change::Put(meta(1)),
+                Change::Put(binding("a.>", 1)),
+                Change::Put(binding("b.>", 1)),
+            ])
+            .unwrap();
+        store
+            .commit(&[
+                Change::Put(meta(2)),
+                Change::Put(binding("b.>", 7)),
+                Change::Delete(Key::Binding(Filter::new("a.>").unwrap())),
+            ])
+            .unwrap();
+        drop(store);
+        let store = Embedded::open(dir.path()).unwrap();
+        assert_eq!(store.load().unwrap(), [meta(2), binding("b.>", 7)]);
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_process_which_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        let refusal = Embedded::open(dir.path()).err().unwrap().refusal();
+        assert_eq!(refusal.code, Code::InUse);
+        assert!(refusal.text.ends_with(&format!("process {}", std::process::id())), "{refusal}");
+        drop(store);
+        assert!(Embedded::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn data_of_a_newer_version_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("format"), "3\n").unwrap();
+        let refusal = Embedded::open(dir.path()).err().unwrap().refusal();
+        assert_eq!(refusal.code, Code::DataNewer);
+        assert!(refusal.text.contains("format 3"), "{refusal}");
+        assert!(!dir.path().join("coordinator.redb").exists());
+    }
+
+    #[test]
+    fn garbage_in_place_of_the_store_is_damage_and_a_file_in_place_of_the_directory_unusable() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("coordinator.redb"), [7; 4096]).unwrap();
+        let e = Embedded::open(dir.path()).err().unwrap();
+        assert!(matches!(e, StoreError::Damaged { .. } | StoreError::Unusable { .. }), "{e:?}");
+        let e = Embedded::open(&dir.path().join("lock")).err().unwrap();
+        assert!(matches!(e, StoreError::Unusable { .. }), "{e:?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! Whole-system tests: the `ringway` command as real processes on loopback, one module per
+//! promise.
+
+mod checker;
+mod commands;
+mod faults;
+mod flights;
+mod harness;
+mod metrics;
+mod power_cut;
+mod publish;
+mod rebalance;
+mod sdk;
+mod subscribe;
+mod sync;
+mod up;

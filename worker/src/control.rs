@@ -1,0 +1,230 @@
+//! The link to the coordinator: it registers the worker at every connection, passes the
+//! coordinator's orders to the shards and the shards' answers back. While no coordinator answers
+//! the worker goes on serving; nothing here decides about queues.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ringway_proto::control::{FromWorker, Register, ToWorker};
+use ringway_proto::frame::Kind;
+use ringway_proto::net::{FrameReader, FrameWriter, Link, NetError, Peer};
+use ringway_proto::routing::Routing;
+use ringway_proto::{Code, QueueId, Refusal, WorkerId, codec};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::logic::host::Step;
+use crate::metrics::Metrics;
+use crate::shard::{Input, Shards};
+use crate::worker::fail;
+
+/// What the link needs.
+pub(crate) struct Control {
+    pub link: Link,
+    pub shards: Shards,
+    pub events: mpsc::UnboundedReceiver<FromWorker>,
+    pub metrics: Arc<Metrics>,
+    /// Who registers; the queues are filled in.
+    pub register: Register,
+    pub routing: Arc<AtomicU64>,
+    pub ready: Arc<AtomicBool>,
+    pub failed: watch::Sender<Option<Refusal>>,
+}
+
+/// What is known of this worker's place in the cluster.
+#[derive(Default)]
+struct Standing {
+    registered: bool,
+    /// Queues that are open here.
+    open: BTreeSet<QueueId>,
+    /// Queues that the routing gives to this worker, once it is known.
+    ours: Option<BTreeSet<QueueId>>,
+}
+
+impl Standing {
+    fn is_ready(&self) -> bool {
+        self.registered && self.ours.as_ref().is_some_and(|ours| ours.is_subset(&self.open))
+    }
+
+    fn note(&mut self, event: &FromWorker) {
+        match event {
+            FromWorker::QueueOpened { queue, .. } => drop(self.open.insert(*queue)),
+            FromWorker::Removed { queue, .. } => drop(self.open.remove(queue)),
+            _ => {}
+        }
+    }
+}
+
+/// Why a session ended.
+enum Ended {
+    /// The connection or the stream; another follows.
+    Lost(NetError),
+    /// For good: the worker leaves with this reason.
+    Refused(Refusal),
+}
+
+impl From<NetError> for Ended {
+    fn from(e: NetError) -> Self {
+        Self::Lost(e)
+    }
+}
+
+impl Control {
+    /// Keeps the worker registered until it has to leave or the link is dropped.
+    pub async fn run(mut self) {
+        let mut standing = Standing::default();
+        loop {
+            let peer = tokio::select! {
+                peer = self.link.connected() => peer,
+                // Nobody hears it; the registration says how things stand.
+                Some(_) = self.events.recv() => continue,
+            };
+            let Some(peer) = peer else { return };
+            let ended = self.session(&peer, &mut standing).await;
+            standing.registered = false;
+            self.show(&standing);
+            match ended {
+                Ended::Lost(e) => {
+                    if !peer.is_closed() {
+                        // Another connection, with the link's back-off, rather than the same again.
+                        peer.close(u32::from(Code::Protocol.number()), "the session has ended");
+                        let _ = peer.closed().await;
+                    }
+                    warn!(error = %e, "lost the coordinator; serving goes on");
+                    // The link notices the end of the connection on its own; wait until it has.
+                    self.until_gone(&peer).await;
+                }
+                Ended::Refused(refusal) => {
+                    fail(&self.failed, refusal);
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn until_gone(&self, peer: &Peer) {
+        let mut current = self.link.peer();
+        // An error means that the link is gone, which `connected` reports.
+        let _ = current.wait_for(|now| now.as_ref().is_none_or(|p| p.id() != peer.id())).await;
+    }
+
+    async fn session(&mut self, peer: &Peer, standing: &mut Standing) -> Ended {
+        match self.talk(peer, standing).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        peer: &Peer,
+        standing: &mut Standing,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let (mut writer, mut reader) = peer.open().await?;
+        // Events from before this moment stay in the channel and follow the registration, so
+        // that none falls between the two.
+        let queues = self.shards.ask(Input::Held).await.concat();
+        standing.open = queues.iter().map(|held| held.queue).collect();
+        let register = Register { queues, ..self.register.clone() };
+        writer.write_control(Kind::Control, &FromWorker::Register(register)).await?;
+        loop {
+            let queued = writer.queued_bytes();
+            tokio::select! {
+                flushed = writer.flush(), if queued > 0 => flushed?,
+                order = next_order(&mut reader) => self.obey(order?, standing).await?,
+                Some(event) = self.events.recv() => {
+                    self.report(&mut writer, &event, standing)?;
+                }
+            }
+        }
+    }
+
+    fn report(
+        &self,
+        writer: &mut FrameWriter,
+        event: &FromWorker,
+        standing: &mut Standing,
+    ) -> Result<(), NetError> {
+        standing.note(event);
+        self.show(standing);
+        writer.push_control(Kind::Control, event)
+    }
+
+    fn show(&self, standing: &Standing) {
+        self.ready.store(standing.is_ready(), Ordering::Relaxed);
+        self.metrics.coordinator_connected.set(i64::from(standing.registered));
+    }
+
+    async fn obey(&mut self, order: ToWorker, standing: &mut Standing) -> Result<(), Ended> {
+        let (queue, step) = match order {
+            ToWorker::Registered => {
+                info!("registered with the coordinator");
+                standing.registered = true;
+                self.show(standing);
+                return Ok(());
+            }
+            ToWorker::RegisterRefused(refusal) => return Err(Ended::Refused(refusal)),
+            ToWorker::Superseded => return Err(Ended::Refused(superseded(&self.register.worker))),
+            ToWorker::Routing(routing) => {
+                self.route(&routing, standing).await;
+                return Ok(());
+            }
+            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
+            ToWorker::SealQueue { queue, epoch, attempt } => (queue, Step::Seal { epoch, attempt }),
+            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
+            ToWorker::Tombstone { queue, uuid, epoch } => (queue, Step::Tombstone { uuid, epoch }),
+            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
+            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+        };
+        let step = Input::Step { queue, step: Box::new(step) };
+        self.shards.send(queue, step).await.map_err(Ended::Refused)
+    }
+
+    async fn route(&self, routing: &Routing, standing: &mut Standing) {
+        let version = routing.version;
+        let ours = queues_of(routing, &self.register.worker);
+        self.routing.fetch_max(version.0, Ordering::Relaxed);
+        self.shards.tell(|| Input::Routing { version, ours: ours.clone() }).await;
+        standing.ours = Some(ours);
+        self.show(standing);
+    }
+}
+
+async fn next_order(reader: &mut FrameReader) -> Result<ToWorker, NetError> {
+    match reader.read().await? {
+        Some((Kind::Control, bytes)) => codec::decode(&bytes).map_err(NetError::Protocol),
+        Some((Kind::Refused, bytes)) => {
+            Err(codec::decode(&bytes).map_or_else(NetError::Protocol, NetError::Refused))
+        }
+        Some((kind, _)) => Err(NetError::Protocol(Refusal::new(
+            Code::Protocol,
+            format!("a frame of kind {kind:?} on the session stream"),
+        ))),
+        None => Err(NetError::Protocol(Refusal::new(
+            Code::Unavailable,
+            "the coordinator ended the session",
+        ))),
+    }
+}
+
+/// The queues that the routing gives to `worker`.
+fn queues_of(routing: &Routing, worker: &WorkerId) -> BTreeSet<QueueId> {
+    let of_group = |group: &ringway_proto::routing::GroupRoute| {
+        let id = group.id;
+        let ours = group.queues.iter().enumerate();
+        ours.filter(|(_, queue)| queue.primary.as_ref() == Some(worker))
+            .map(move |(index, _)| QueueId::new(id, index as u32))
+            .collect::<Vec<_>>()
+    };
+    routing.groups.iter().flat_map(of_group).collect()
+}
+
+fn superseded(worker: &WorkerId) -> Refusal {
+    Refusal::new(
+        Code::Superseded,
+        format!("another process registered as worker {worker} and took over"),
+    )
+    .hint("give each process its own --id")
+}

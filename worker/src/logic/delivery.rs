@@ -1,0 +1,642 @@
+//! One right at its queue's primary: who may open it, what may be sent, what comes again. It owns
+//! epoch, cursor, window and everything that is delivered and not acked; it promises that an older
+//! holder changes nothing, that what is in flight stays inside the window, and that nothing that
+//! was acked is sent again. It does not know where messages are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ringway_proto::batch::Batch;
+use ringway_proto::control::{OpenRight, RightEpoch, RightOpened};
+use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
+use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
+
+use super::cursor::Cursor;
+use super::{Action, Rules, Selection, StreamId};
+use crate::records::ControlRecord;
+
+/// What the holder of a right says on its delivery stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// These are done.
+    Ack(Ranges),
+    /// These are in the application's hands, or still are.
+    HandedOut(Ranges),
+    /// These come back unread.
+    Return(Ranges),
+    /// Handling these failed.
+    Nack(Ranges),
+    /// This much may be in flight.
+    Window(Window),
+}
+
+/// What became of a frame, for those who count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Messages newly acked.
+    pub acked: u64,
+    /// Frames or opens that were fenced.
+    pub fenced: bool,
+}
+
+/// One right.
+#[derive(Clone, Debug)]
+pub struct Right {
+    id: RightId,
+    epoch: Epoch,
+    holder: Option<Holder>,
+    /// The newest open of this holder.
+    last_open: OpenNumber,
+    stream: Option<Stream>,
+    /// Nothing more is sent under this epoch.
+    revoked: bool,
+    cursor: Cursor,
+    /// Delivered or due to come again, and not acked.
+    unsettled: BTreeMap<Offset, Unsettled>,
+    in_flight: usize,
+    in_flight_bytes: u64,
+    /// Those of `unsettled` that may go now.
+    ready: BTreeSet<Offset>,
+    /// Ack timeouts and the ends of waits.
+    timers: BTreeSet<(Time, Offset)>,
+    /// Everything below was looked at: it is done or unsettled.
+    read: Offset,
+    /// Acks that no record holds yet, and the ack to confirm once one does.
+    unwritten: Cursor,
+    confirm: Option<(StreamId, AckConfirmed)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stream {
+    id: StreamId,
+    open: OpenNumber,
+    window: Window,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Unsettled {
+    /// Size of the record.
+    bytes: u64,
+    /// How often it was handed out before the delivery that is under way or comes next.
+    handed: u16,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Sent and not yet known to be read.
+    Delivered,
+    /// In the application's hands until then.
+    HandedOut(Time),
+    /// May be sent.
+    Ready,
+    /// May be sent from then on.
+    Waiting(Time),
+}
+
+impl Right {
+    /// A right that begins at `floor` and that nobody holds.
+    #[must_use]
+    pub fn new(id: RightId, floor: Offset) -> Self {
+        Self {
+            id,
+            epoch: Epoch(0),
+            holder: None,
+            last_open: OpenNumber(0),
+            stream: None,
+            revoked: false,
+            cursor: Cursor::new(floor),
+            unsettled: BTreeMap::new(),
+            in_flight: 0,
+            in_flight_bytes: 0,
+            ready: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            read: floor,
+            unwritten: Cursor::default(),
+            confirm: None,
+        }
+    }
+
+    /// Its epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Who holds it.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
+    }
+
+    /// Everything below is acked or does not match.
+    #[must_use]
+    pub fn floor(&self) -> Offset {
+        self.cursor.floor()
+    }
+
+    /// Messages delivered and not acked.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Messages below `end` that are not done: exact up to the read position.
+    #[must_use]
+    pub fn lag(&self, end: Offset) -> u64 {
+        let below = self.unsettled.range(..self.read).count() as u64;
+        let unread = OffsetRange { first: self.read.min(end), end };
+        below + (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+    }
+
+    /// The next moment at which [`Right::wake`] has something to do.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Times out what was handed out too long ago and ends waits.
+    pub fn wake(&mut self, now: Time, out: &mut Vec<Action>) {
+        let mut any = false;
+        while let Some(&(at, offset)) = self.timers.first()
+            && at <= now
+        {
+            let Some(unsettled) = self.unsettled.get(&offset).copied() else {
+                self.timers.pop_first();
+                continue;
+            };
+            let handed = match unsettled.state {
+                State::HandedOut(_) => unsettled.handed.saturating_add(1),
+                _ => unsettled.handed,
+            };
+            self.put(offset, Unsettled { handed, state: State::Ready, ..unsettled });
+            any = true;
+        }
+        if any {
+            out.push(Action::Look(self.id));
+        }
+    }
+
+    /// Gives the right a later epoch and holder: fences the older one at once and lets what was in
+    /// flight go to the new one first, in order. True when this was news.
+    pub fn raise(&mut self, to: &RightEpoch, out: &mut Vec<Action>) -> bool {
+        if to.epoch <= self.epoch {
+            return false;
+        }
+        self.epoch = to.epoch;
+        self.holder.clone_from(&to.holder);
+        if let Some(stream) = self.stream.take() {
+            let refusal = Some(self.fenced("the right went to someone else"));
+            out.push(Action::Close { stream: stream.id, refusal });
+        }
+        self.last_open = OpenNumber(0);
+        self.revoked = false;
+        self.confirm = None;
+        self.forget_delivered(&|_| false);
+        for (at, unsettled) in self.unsettled.clone() {
+            self.put(at, Unsettled { state: State::Ready, ..unsettled });
+        }
+        true
+    }
+
+    /// Sends nothing more under this epoch.
+    pub fn revoke(&mut self, epoch: Epoch) {
+        self.revoked |= epoch == self.epoch;
+    }
+
+    /// Ends the stream because the queue goes away.
+    pub fn close(&mut self, refusal: &Refusal, out: &mut Vec<Action>) {
+        if let Some(stream) = self.stream.take() {
+            out.push(Action::Close { stream: stream.id, refusal: Some(refusal.clone()) });
+        }
+    }
+
+    /// A stream has ended. What is in flight stays so until the holder opens again or loses the
+    /// right.
+    pub fn closed(&mut self, stream: StreamId) {
+        if self.stream.is_some_and(|s| s.id == stream) {
+            self.stream = None;
+        }
+    }
+
+    fn fenced(&self, why: &str) -> Refusal {
+        Refusal::new(Code::Fenced, format!("{why}: it is at epoch {} now", self.epoch))
+    }
+
+    /// Opens the right on a stream, `end` being the end of the durable messages. Acks that were
+    /// not confirmed are applied, what the holder still has stays in flight, and what else was in
+    /// flight was lost with the older stream and goes first.
+    ///
+    /// # Errors
+    /// [`Code::Fenced`] for an older epoch or another holder, [`Code::NotYet`] for a newer epoch,
+    /// [`Code::Protocol`] for an open that is not newer or lists too much.
+    pub fn open(
+        &mut self,
+        now: Time,
+        stream: StreamId,
+        request: &OpenRight,
+        end: Offset,
+        rules: &Rules,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        self.may_open(request, rules)?;
+        if let Some(older) = self.stream.take() {
+            out.push(Action::Close { stream: older.id, refusal: None });
+        }
+        self.last_open = request.open;
+        let OpenRight { open, window, .. } = *request;
+        self.stream = Some(Stream { id: stream, open, window });
+
+        for range in &request.acks {
+            let range = OffsetRange { first: range.first, end: range.end.min(end) };
+            if range.first < range.end {
+                self.settle(range);
+                self.done(range);
+            }
+        }
+        if request.ack_number > 0 {
+            self.confirm = Some((stream, AckConfirmed { open, number: request.ack_number }));
+        }
+
+        let listed = |ranges: &[OffsetRange], at: Offset| {
+            let after = ranges.partition_point(|r| r.first <= at);
+            after.checked_sub(1).and_then(|i| ranges.get(i)).is_some_and(|r| at < r.end)
+        };
+        let handed_out = |at| listed(&request.handed_out, at);
+        self.forget_delivered(&|at| listed(&request.held, at) || handed_out(at));
+        // The size of what was delivered by an earlier process is not known any more.
+        let fair_share = window.bytes / u64::from(window.messages.max(1));
+        let both = request.held.iter().chain(&request.handed_out);
+        let durable = both.map(|r| OffsetRange { first: r.first, end: r.end.min(end) });
+        for at in durable.flat_map(OffsetRange::offsets) {
+            if self.cursor.contains(at) {
+                continue;
+            }
+            let known = self.unsettled.get(&at).copied();
+            let known = known.unwrap_or(Unsettled {
+                bytes: fair_share,
+                handed: 0,
+                state: State::Delivered,
+            });
+            let state = match known.state {
+                _ if handed_out(at) => State::HandedOut(now + rules.ack_timeout),
+                State::HandedOut(deadline) => State::HandedOut(deadline),
+                _ => State::Delivered,
+            };
+            self.put(at, Unsettled { state, ..known });
+        }
+        out.push(Action::Opened { stream, opened: RightOpened { open, end } });
+        out.push(Action::Look(self.id));
+        Ok(())
+    }
+
+    fn may_open(&self, request: &OpenRight, rules: &Rules) -> Result<(), Refusal> {
+        if request.epoch < self.epoch {
+            return Err(
+                self.fenced(&format!("the right was asked for under epoch {}", request.epoch))
+            );
+        }
+        if request.epoch > self.epoch {
+            return Err(Refusal::new(
+                Code::NotYet,
+                format!("epoch {} of the right is not known here yet", request.epoch),
+            ));
+        }
+        if self.holder.as_ref() != Some(&request.holder) {
+            let who = &request.holder;
+            return Err(self.fenced(&format!(
+                "member {} in incarnation {} does not hold the right",
+                who.member, who.incarnation
+            )));
+        }
+        if request.open <= self.last_open {
+            return Err(Refusal::new(
+                Code::Protocol,
+                format!("open {} of a right whose open {} was seen", request.open, self.last_open),
+            ));
+        }
+        for ranges in [&request.held, &request.handed_out, &request.acks] {
+            check_ranges(ranges)?;
+            let listed: u64 = ranges.iter().fold(0, |n, r| n.saturating_add(r.end.0 - r.first.0));
+            if listed > rules.max_unsettled as u64 {
+                return Err(Refusal::new(
+                    Code::Protocol,
+                    format!(
+                        "an open lists {listed} messages; at most {} can be",
+                        rules.max_unsettled
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the holder said under `epoch` on `stream`.
+    pub fn frame(
+        &mut self,
+        now: Time,
+        stream: StreamId,
+        epoch: Epoch,
+        frame: &Frame,
+        rules: &Rules,
+        out: &mut Vec<Action>,
+    ) -> Tally {
+        if epoch != self.epoch {
+            let refusal = self.fenced(&format!("a stream of epoch {epoch}"));
+            out.push(Action::Close { stream, refusal: Some(refusal) });
+            return Tally { fenced: true, ..Tally::default() };
+        }
+        if let Frame::Ack(acks) = frame {
+            return self.ack(stream, acks, out);
+        }
+        // The rest is about deliveries of one open, so an older open has no say in it.
+        let Some(current) = self.stream.filter(|s| s.id == stream) else {
+            return Tally::default();
+        };
+        match frame {
+            Frame::Window(window) => self.set_window(*window, out),
+            Frame::HandedOut(r) if r.open == current.open => self.handed_out(now, r, rules),
+            Frame::Return(r) if r.open == current.open => self.give_back(r),
+            Frame::Nack(r) if r.open == current.open => self.nack(now, r, rules),
+            _ => return Tally::default(),
+        }
+        out.push(Action::Look(self.id));
+        Tally::default()
+    }
+
+    fn ack(&mut self, stream: StreamId, acks: &Ranges, out: &mut Vec<Action>) -> Tally {
+        let mut acked = 0;
+        for range in &acks.ranges {
+            let settled = self.settle(*range);
+            acked += settled.len() as u64;
+            for range in OffsetRange::collect(settled) {
+                self.done(range);
+            }
+        }
+        self.confirm = Some((stream, AckConfirmed { open: acks.open, number: acks.number }));
+        out.push(Action::Look(self.id));
+        Tally { acked, fenced: false }
+    }
+
+    fn set_window(&mut self, window: Window, out: &mut Vec<Action>) {
+        let Some(stream) = &mut self.stream else { return };
+        if window.number > stream.window.number {
+            stream.window = window;
+            out.push(Action::WindowSeen { stream: stream.id, window });
+        }
+    }
+
+    fn handed_out(&mut self, now: Time, ranges: &Ranges, rules: &Rules) {
+        for at in self.listed(ranges) {
+            if let Some(known) = self.unsettled.get(&at).copied() {
+                let state = State::HandedOut(now + rules.ack_timeout);
+                self.put(at, Unsettled { state, ..known });
+            }
+        }
+    }
+
+    fn give_back(&mut self, ranges: &Ranges) {
+        for at in self.listed(ranges) {
+            if let Some(known) = self.unsettled.get(&at).copied().filter(|u| u.is_in_flight()) {
+                self.put(at, Unsettled { state: State::Ready, ..known });
+            }
+        }
+    }
+
+    fn nack(&mut self, now: Time, ranges: &Ranges, rules: &Rules) {
+        for at in self.listed(ranges) {
+            let Some(known) = self.unsettled.get(&at).copied().filter(|u| u.is_in_flight()) else {
+                continue;
+            };
+            let handed = known.handed.saturating_add(1);
+            let state = match back_off(handed, rules) {
+                Duration::ZERO => State::Ready,
+                wait => State::Waiting(now + wait),
+            };
+            self.put(at, Unsettled { handed, state, ..known });
+        }
+    }
+
+    /// The unsettled messages that these ranges name; work is bounded by what is unsettled,
+    /// however wide the ranges are.
+    fn listed(&self, ranges: &Ranges) -> Vec<Offset> {
+        let named = |r: &OffsetRange| self.unsettled.range(r.first..r.end).map(|(at, _)| *at);
+        ranges.ranges.iter().flat_map(named).collect()
+    }
+
+    /// Removes what is unsettled in `range` and says what it was.
+    fn settle(&mut self, range: OffsetRange) -> Vec<Offset> {
+        let settled: Vec<Offset> =
+            self.unsettled.range(range.first..range.end).map(|(at, _)| *at).collect();
+        for at in &settled {
+            self.remove(*at);
+        }
+        settled
+    }
+
+    fn done(&mut self, range: OffsetRange) {
+        self.cursor.insert(range);
+        self.unwritten.insert(range);
+    }
+
+    /// Turns what was sent and is not in `keep` into what goes first. What is known to have been
+    /// handed out was delivered; what was not, comes back as if it had never been sent.
+    fn forget_delivered(&mut self, keep: &dyn Fn(Offset) -> bool) {
+        let lost: Vec<(Offset, Unsettled)> = self
+            .unsettled
+            .iter()
+            .filter(|(at, u)| u.is_in_flight() && !keep(**at))
+            .map(|(at, u)| (*at, *u))
+            .collect();
+        for (at, unsettled) in lost {
+            let handed_out = matches!(unsettled.state, State::HandedOut(_));
+            let handed = unsettled.handed.saturating_add(u16::from(handed_out));
+            self.put(at, Unsettled { handed, state: State::Ready, ..unsettled });
+        }
+    }
+
+    /// The record of the acks that no record holds yet, and what to confirm when it is durable.
+    pub fn take_unwritten(&mut self) -> (Option<ControlRecord>, Option<(StreamId, AckConfirmed)>) {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        // A range that begins at 0 is the floor of that set.
+        let from_zero = OffsetRange { first: Offset(0), end: unwritten.floor() };
+        let first = (from_zero.end > Offset(0)).then_some(from_zero);
+        let ranges: Vec<OffsetRange> = first.into_iter().chain(unwritten.ranges()).collect();
+        let record = (!ranges.is_empty()).then(|| ControlRecord::Acked {
+            right: self.id,
+            floor: self.cursor.floor(),
+            ranges,
+        });
+        (record, self.confirm.take())
+    }
+
+    /// Takes acks from the journal at a start.
+    pub fn replay_acked(&mut self, floor: Offset, ranges: &[OffsetRange]) {
+        self.cursor.insert(OffsetRange { first: Offset(0), end: floor });
+        for range in ranges.iter().filter(|r| r.first < r.end) {
+            self.cursor.insert(*range);
+        }
+        self.read = self.cursor.floor();
+    }
+
+    fn has_room(&self, window: Window) -> bool {
+        self.in_flight < window.messages as usize
+            && (self.in_flight == 0 || self.in_flight_bytes < window.bytes)
+    }
+
+    /// The offset of the next message that may be sent or has to be looked at, `end` being the
+    /// end of the durable messages. The driver answers with [`Right::select`] on its batch.
+    #[must_use]
+    pub fn wants(&self, end: Offset, rules: &Rules) -> Option<Offset> {
+        let stream = self.stream.as_ref()?;
+        if self.revoked || !self.has_room(stream.window) {
+            return None;
+        }
+        let again = self.ready.first().copied();
+        let read = self.cursor.next_open(self.read);
+        let unread = (read < end && self.unsettled.len() < rules.max_unsettled).then_some(read);
+        match (again, unread) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Picks what may be sent of `batch`, whose first message has the offset `base`; `matching`
+    /// says for each class of the batch whether the subscription wants it.
+    pub fn select(
+        &mut self,
+        base: Offset,
+        batch: &Batch,
+        matching: &[bool],
+        end: Offset,
+        rules: &Rules,
+    ) -> Option<Selection> {
+        let first = self.wants(end, rules)?;
+        let stream = self.stream?;
+        let mut picked = Picked::default();
+        let mut at = first.max(base);
+        let batch_end = Offset(base.0 + batch.len() as u64);
+        while at < batch_end && self.has_room(stream.window) && picked.bytes < rules.delivery_bytes
+        {
+            let index = (at.0 - base.0) as usize;
+            let known = self.unsettled.get(&at).copied();
+            let wanted = matching.get(batch.class_of(index)).copied().unwrap_or(false);
+            let handed = match known.map(|u| (u.state, u.handed)) {
+                Some((State::Ready, handed)) => Some(handed),
+                Some(_) => None,
+                None if at < self.read || self.cursor.contains(at) => None,
+                None if wanted => Some(0),
+                None => {
+                    self.cursor.insert(OffsetRange::one(at));
+                    None
+                }
+            };
+            if let Some(handed) = handed {
+                let bytes = batch.record_len(index) as u64;
+                let fits = self.in_flight_bytes + bytes <= stream.window.bytes;
+                let unbounded = known.is_none() && self.unsettled.len() >= rules.max_unsettled;
+                if (!fits && self.in_flight > 0) || unbounded {
+                    break;
+                }
+                self.put(at, Unsettled { bytes, handed, state: State::Delivered });
+                picked.push(index, handed.saturating_add(1), bytes);
+            }
+            self.read = self.read.max(at.next());
+            at = self.next_of_interest(at.next());
+        }
+        (!picked.entries.is_empty()).then_some(Selection {
+            stream: stream.id,
+            open: stream.open,
+            entries: picked.entries,
+            runs: picked.runs,
+        })
+    }
+
+    /// From `at` on, the first offset that may have to be sent or passed over.
+    fn next_of_interest(&self, at: Offset) -> Offset {
+        let unread = self.cursor.next_open(at.max(self.read));
+        self.ready.range(at..).next().map_or(unread, |ready| unread.min(*ready))
+    }
+
+    /// The one place that changes `unsettled`, so that what is counted beside it stays true.
+    fn put(&mut self, at: Offset, new: Unsettled) {
+        self.remove(at);
+        match new.state {
+            State::HandedOut(until) | State::Waiting(until) => {
+                self.timers.insert((until, at));
+            }
+            State::Ready => {
+                self.ready.insert(at);
+            }
+            State::Delivered => {}
+        }
+        if new.is_in_flight() {
+            self.in_flight += 1;
+            self.in_flight_bytes += new.bytes;
+        }
+        self.unsettled.insert(at, new);
+    }
+
+    fn remove(&mut self, at: Offset) {
+        let Some(old) = self.unsettled.remove(&at) else { return };
+        match old.state {
+            State::HandedOut(until) | State::Waiting(until) => {
+                self.timers.remove(&(until, at));
+            }
+            State::Ready => {
+                self.ready.remove(&at);
+            }
+            State::Delivered => {}
+        }
+        if old.is_in_flight() {
+            self.in_flight -= 1;
+            self.in_flight_bytes -= old.bytes;
+        }
+    }
+
+    /// What a restart must find again. Messages that were passed over may be looked at anew.
+    #[cfg(test)]
+    pub fn durable_view(&self) -> (Epoch, Option<Holder>, Cursor) {
+        (self.epoch, self.holder.clone(), self.cursor.clone())
+    }
+}
+
+impl Unsettled {
+    fn is_in_flight(&self) -> bool {
+        matches!(self.state, State::Delivered | State::HandedOut(_))
+    }
+}
+
+/// How long a message waits that was handed out this often: not at all after the first time, then
+/// twice as long each time.
+fn back_off(handed: u16, rules: &Rules) -> Duration {
+    match handed {
+        0 | 1 => Duration::ZERO,
+        n => {
+            let factor = 1u32.checked_shl(u32::from(n) - 2).unwrap_or(u32::MAX);
+            rules.nack_backoff.saturating_mul(factor).min(rules.nack_backoff_max)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Picked {
+    entries: Vec<DeliverEntry>,
+    runs: Vec<(usize, usize)>,
+    bytes: u64,
+}
+
+impl Picked {
+    fn push(&mut self, index: usize, delivery: u16, bytes: u64) {
+        self.entries.push(DeliverEntry { index: index as u32, delivery });
+        self.bytes += bytes;
+        match self.runs.last_mut() {
+            Some((_, to)) if *to == index => *to = index + 1,
+            _ => self.runs.push((index, index + 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "delivery_tests.rs"]
+mod tests;

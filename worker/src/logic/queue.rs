@@ -1,0 +1,267 @@
+//! The publishing side of one queue at its primary: which batch is taken, and under which offset.
+//! It owns epoch, seal, end and dedup, promises the order of checks of the design, and does not
+//! know who reads the queue.
+
+use std::collections::VecDeque;
+
+use ringway_proto::control::OpenQueue;
+use ringway_proto::{
+    Attempt, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session,
+    Uuid,
+};
+
+use super::dedup::Dedup;
+use super::{Action, Rules, Token};
+
+/// A batch that wants to be taken; its bytes stay with the driver.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Append {
+    /// Names it in the answer.
+    pub token: Token,
+    /// The queue's epoch as the producer knows it.
+    pub epoch: Epoch,
+    /// The routing version under which the producer chose the queue.
+    pub routing: RoutingVersion,
+    /// Who publishes.
+    pub producer: ProducerId,
+    /// Its session at this queue.
+    pub session: Session,
+    /// The sequence of the first message.
+    pub base_sequence: Sequence,
+    /// Messages in the batch.
+    pub count: u32,
+    /// The largest body among them, in bytes.
+    pub largest_body_bytes: usize,
+    /// The size of the batch, in bytes.
+    pub batch_bytes: usize,
+}
+
+/// One queue that this worker is the primary of.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    id: QueueId,
+    /// `GROUP/N`.
+    pub name: String,
+    /// The identity of the log.
+    pub uuid: Uuid,
+    /// The largest body, in bytes.
+    pub max_body_bytes: u32,
+    epoch: Epoch,
+    /// Behind the last message that was taken. Never below `durable`.
+    end: Offset,
+    /// Behind the last message that is on disk.
+    durable: Offset,
+    sealed: Option<Attempt>,
+    dedup: Dedup,
+    /// Appends that wait for the seal to be lifted, in order.
+    held: VecDeque<Append>,
+    held_bytes: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(open: &OpenQueue) -> Self {
+        Self::empty(open.queue, open.uuid, open.name.clone(), open.epoch, open.max_body_bytes)
+    }
+
+    /// An empty queue, from its parts.
+    #[must_use]
+    pub fn empty(id: QueueId, uuid: Uuid, name: String, epoch: Epoch, max_body_bytes: u32) -> Self {
+        Self {
+            id,
+            name,
+            uuid,
+            max_body_bytes,
+            epoch,
+            end: Offset(0),
+            durable: Offset(0),
+            sealed: None,
+            dedup: Dedup::default(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+        }
+    }
+
+    /// The epoch under which it is open.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Behind the last message that was taken, durable or not.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Behind the last durable message.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        self.durable
+    }
+
+    /// The attempt that it is sealed for, if it is.
+    #[must_use]
+    pub fn sealed(&self) -> Option<Attempt> {
+        self.sealed
+    }
+
+    /// Decides about a batch. The order of the checks closes schedules in which a message was
+    /// lost or doubled: a repeat is recognised before anything else, and a seal lets wait what
+    /// would fit.
+    pub fn append(
+        &mut self,
+        append: Append,
+        routing: RoutingVersion,
+        rules: &Rules,
+        out: &mut Vec<Action>,
+    ) {
+        let Append { token, producer, session, base_sequence, count, .. } = append;
+        if let Some(at) = self.dedup.repeat(producer, base_sequence, count) {
+            out.push(Action::Repeat { token, at });
+            return;
+        }
+        if let Err(refusal) = self.check(&append, routing) {
+            out.push(Action::Refuse { token, refusal });
+            return;
+        }
+        if self.sealed.is_some() {
+            self.hold(append, rules, out);
+            return;
+        }
+        let at = self.end;
+        self.dedup.take(producer, session, base_sequence, count, at, self.durable);
+        self.end = Offset(at.0 + u64::from(count));
+        out.push(Action::Store { token, queue: self.id, at });
+    }
+
+    fn check(&mut self, append: &Append, routing: RoutingVersion) -> Result<(), Refusal> {
+        if append.epoch < self.epoch {
+            return Err(stale(
+                format!("queue {} is at epoch {}, not {}", self.name, self.epoch, append.epoch),
+                routing,
+            ));
+        }
+        if append.epoch > self.epoch {
+            return Err(Refusal::new(
+                Code::NotYet,
+                format!("queue {} is still at epoch {} here", self.name, self.epoch),
+            ));
+        }
+        self.dedup.check(append.producer, append.session, append.base_sequence)?;
+        if append.largest_body_bytes > self.max_body_bytes as usize {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!(
+                    "the body has {} bytes; queue {} accepts at most {}",
+                    append.largest_body_bytes, self.name, self.max_body_bytes
+                ),
+            )
+            .hint("store large content elsewhere and send a reference"));
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, append: Append, rules: &Rules, out: &mut Vec<Action>) {
+        let full = self.held.len() >= rules.max_held_appends
+            || self.held_bytes + append.batch_bytes > rules.max_held_bytes;
+        if full {
+            let refusal = Refusal::new(
+                Code::Busy,
+                format!(
+                    "queue {} is moving and {} batches wait already",
+                    self.name,
+                    self.held.len()
+                ),
+            );
+            out.push(Action::Refuse { token: append.token, refusal });
+            return;
+        }
+        self.held_bytes += append.batch_bytes;
+        self.held.push_back(append);
+    }
+
+    /// Everything below `end` is on disk. False when this is not news of this copy: a copy that
+    /// was removed may report late.
+    pub fn stored(&mut self, end: Offset) -> bool {
+        if end > self.end || end <= self.durable {
+            return false;
+        }
+        self.durable = end;
+        true
+    }
+
+    /// What is not durable did not reach the disk and was refused: takes it back.
+    pub fn roll_back(&mut self) {
+        if self.end > self.durable {
+            self.dedup.roll_back(self.durable);
+            self.end = self.durable;
+        }
+    }
+
+    /// Goes on under this epoch, which is not older; a later one lifts the seal.
+    pub fn raise(&mut self, epoch: Epoch) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.sealed = None;
+        }
+    }
+
+    /// Accepts nothing any more, for this attempt or a later one.
+    pub fn seal(&mut self, attempt: Attempt) {
+        self.sealed = self.sealed.max(Some(attempt));
+    }
+
+    /// Lifts the seal if it is of this attempt or of an older one.
+    pub fn unseal(&mut self, attempt: Attempt) {
+        if self.sealed.is_some_and(|sealed| sealed <= attempt) {
+            self.sealed = None;
+        }
+    }
+
+    /// The appends that waited, in order, for another decision.
+    pub fn take_held(&mut self) -> Vec<Append> {
+        self.held_bytes = 0;
+        self.held.drain(..).collect()
+    }
+
+    /// Takes a batch from the journal at a start.
+    ///
+    /// # Errors
+    /// [`Code::Damaged`] when its offset is not the next one.
+    pub fn replay(
+        &mut self,
+        producer: ProducerId,
+        session: Session,
+        base_sequence: Sequence,
+        at: Offset,
+        count: u32,
+    ) -> Result<(), Refusal> {
+        if at != self.end {
+            return Err(Refusal::new(
+                Code::Damaged,
+                format!(
+                    "the journal holds offset {at} of queue {} where {} is the next",
+                    self.name, self.end
+                ),
+            ));
+        }
+        self.dedup.take(producer, session, base_sequence, count, at, at);
+        self.end = Offset(at.0 + u64::from(count));
+        self.durable = self.end;
+        Ok(())
+    }
+
+    /// What a restart must find again.
+    #[cfg(test)]
+    pub fn durable_view(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        (self.epoch, self.durable, self.sealed, self.dedup.durable_view())
+    }
+}
+
+/// The refusal that sends a producer to the newer routing.
+#[must_use]
+pub fn stale(text: String, routing: RoutingVersion) -> Refusal {
+    Refusal::new(Code::StaleRouting, format!("{text}; the routing is at version {routing}"))
+}

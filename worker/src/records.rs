@@ -1,0 +1,87 @@
+//! The control records of the journal: what a worker has to remember of its queues besides the
+//! messages. Each is MessagePack with field names, so that a later version can add optional
+//! fields. Which record follows from which message is decided in [`crate::logic`].
+
+use bytes::Bytes;
+use ringway_proto::codec;
+use ringway_proto::control::SubscriptionSetup;
+use ringway_proto::data::OffsetRange;
+use ringway_proto::{Attempt, Epoch, Holder, Offset, Refusal, RightId, Uuid};
+use serde::{Deserialize, Serialize};
+
+/// Something that changed about a queue, other than a message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ControlRecord {
+    /// This worker is the primary under this epoch. Lifts a seal of an older epoch.
+    Opened {
+        /// The identity of the log.
+        uuid: Uuid,
+        /// `GROUP/N`.
+        name: String,
+        /// The epoch.
+        epoch: Epoch,
+        /// The largest body, in bytes.
+        max_body_bytes: u32,
+    },
+    /// Nothing is accepted any more, for this attempt to move the queue.
+    Sealed {
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// The seals up to this attempt are lifted.
+    Unsealed {
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// The copy is gone; only this epoch stays of it.
+    Removed {
+        /// The log.
+        uuid: Uuid,
+        /// The epoch of the tombstone.
+        epoch: Epoch,
+    },
+    /// A subscription has a cursor here.
+    Started {
+        /// The subscription.
+        setup: SubscriptionSetup,
+        /// Where it begins.
+        floor: Offset,
+    },
+    /// A right has a new epoch, and only this holder may open it.
+    Raised {
+        /// The right.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The holder.
+        #[serde(default)]
+        holder: Option<Holder>,
+    },
+    /// These messages were acked.
+    Acked {
+        /// The right.
+        right: RightId,
+        /// Everything below is acked or does not match the filter.
+        floor: Offset,
+        /// What was acked beyond what earlier records say.
+        ranges: Vec<OffsetRange>,
+    },
+}
+
+impl ControlRecord {
+    /// The body of the record in the journal.
+    ///
+    /// # Errors
+    /// [`ringway_proto::Code::Internal`] for what MessagePack cannot hold, which no record is.
+    pub fn encode(&self) -> Result<Bytes, Refusal> {
+        codec::encode(self)
+    }
+
+    /// Reads what [`ControlRecord::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`ringway_proto::Code::Protocol`] for anything else.
+    pub fn decode(body: &[u8]) -> Result<Self, Refusal> {
+        codec::decode(body)
+    }
+}
