@@ -75,6 +75,15 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Cmd {
+    /// Watch the main job in half a minute: publish, rebalance, kill, check
+    #[command(before_help = "\
+Examples:
+  ringway demo
+  ringway demo --json
+  ringway demo --flights flights2013.ndjson.gz --rate 8000
+
+")]
+    Demo(DemoArgs),
     /// Run a whole cluster in this process: a coordinator and workers
     #[command(before_help = "\
 Examples:
@@ -196,6 +205,18 @@ Examples:
 "
     )]
     Tls(TlsCmd),
+}
+
+/// Options of `ringway demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many flights to publish per second
+    #[arg(long, default_value_t = 1600, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// A file of flights (NDJSON, gzipped or not) instead of the excerpt in this binary
+    #[arg(long, value_name = "FILE")]
+    pub flights: Option<PathBuf>,
 }
 
 /// `ringway up`.

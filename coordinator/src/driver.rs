@@ -3,7 +3,6 @@
 //! rules of its own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use ringway_proto::admin::{AdminRequest, AdminResponse};
 use ringway_proto::control::{FromClient, FromWorker, ToClient, ToWorker};
+use ringway_proto::net::Role;
 use ringway_proto::routing::Routing;
 use ringway_proto::{Code, Refusal, Time, codec};
 
@@ -27,7 +27,7 @@ pub const INBOX: usize = 4096;
 /// How many of them are taken in one step.
 const STEP: usize = 1024;
 /// How often the clocks are looked at when nothing happens.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// A tick that is this late means that the process stood still, and that pings wait unread.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often the metrics are filled, if anything changed.
@@ -70,8 +70,6 @@ pub struct Driver {
     pub state: watch::Sender<State>,
     /// Time 0.
     pub start: Instant,
-    /// How many connections there are.
-    pub connections: Arc<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// What lives only while the driver runs.
@@ -80,6 +78,15 @@ struct Running {
     sessions: BTreeMap<Conn, Push>,
     questions: BTreeMap<ReplyTo, oneshot::Sender<Result<AdminResponse, Refusal>>>,
     asked: u64,
+}
+
+impl Running {
+    fn connections(&self) -> [(Role, u32); 2] {
+        [Role::Worker, Role::Client].map(|role| {
+            let of_role = self.sessions.values().filter(|push| push.peer().role() == role);
+            (role, u32::try_from(of_role.count()).unwrap_or(u32::MAX))
+        })
+    }
 }
 
 impl Driver {
@@ -115,7 +122,7 @@ impl Driver {
                 return;
             }
             if shown.is_none_or(|at: Instant| at.elapsed() >= SHOW) {
-                self.metrics.show(&self.machine.snapshot(), (self.connections)());
+                self.metrics.show(&self.machine.snapshot(), &running.connections());
                 shown = Some(Instant::now());
             }
         }

@@ -144,7 +144,6 @@ impl Coordinator {
         let registry = metrics.registry();
         let (sender, inbox) = mpsc::channel(INBOX);
         let (state_sender, state) = watch::channel(State::Serving);
-        let counted = Arc::clone(&listener);
         let driver = Driver {
             machine,
             store: Some(Box::new(store) as Box<dyn Store>),
@@ -152,7 +151,6 @@ impl Coordinator {
             inbox,
             state: state_sender,
             start,
-            connections: Arc::new(move || counted.connections()),
         };
         let driver = tokio::spawn(driver.run());
         let server = tokio::spawn(server::accept(Arc::clone(&listener), sender));

@@ -8,6 +8,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use ringway_proto::net::Role;
+
 use crate::logic::machine::{Balance, Event, Snapshot};
 use crate::logic::rows::MoveReason;
 
@@ -30,7 +32,7 @@ pub struct Metrics {
     routing_version: IntGauge,
     superseded: IntCounterVec,
     lapses: IntCounterVec,
-    connections: IntGauge,
+    connections: IntGaugeVec,
     /// What the counters of moves were last raised to.
     seen_bound: u64,
     seen_excess: u64,
@@ -113,9 +115,10 @@ impl Metrics {
                 "Sessions that lapsed because nothing was heard: of workers and members.",
                 &["kind"],
             )?,
-            connections: new.gauge(
-                "ringway_coordinator_connections",
-                "Connections of workers and clients to this coordinator.",
+            connections: new.gauges(
+                "ringway_connections",
+                "Connections by the role of the other side.",
+                &["role"],
             )?,
             registry: new.registry,
             seen_bound: moves,
@@ -140,7 +143,7 @@ impl Metrics {
     }
 
     /// Sets the gauges.
-    pub fn show(&mut self, state: &Snapshot, connections: usize) {
+    pub fn show(&mut self, state: &Snapshot, connections: &[(Role, u32)]) {
         let gauge = |vec: &IntGaugeVec, labels: &[&str], value: u32| {
             vec.with_label_values(labels).set(i64::from(value));
         };
@@ -161,7 +164,9 @@ impl Metrics {
         }
         self.plan_version.set(state.plan as i64);
         self.routing_version.set(state.routing as i64);
-        self.connections.set(connections as i64);
+        for (role, count) in connections {
+            gauge(&self.connections, &[role.name()], *count);
+        }
         self.lower_bound.inc_by(state.lower_bound.saturating_sub(self.seen_bound));
         self.seen_bound = self.seen_bound.max(state.lower_bound);
         let excess = state.moves.saturating_sub(state.lower_bound);
@@ -263,7 +268,7 @@ mod tests {
         let setup = Setup { id: "c1".into(), timing: Timing::default(), seed: 1 };
         let machine = Machine::new(setup, Vec::new(), Time(0)).unwrap();
         let mut metrics = Metrics::new(0).unwrap();
-        metrics.show(&machine.snapshot(), 3);
+        metrics.show(&machine.snapshot(), &[(Role::Client, 3)]);
         metrics.count(&[Event::QueueMoved(MoveReason::Joined)], Duration::ZERO);
         let mut text = String::new();
         prometheus::TextEncoder::new()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use ringway_proto::control::{FromClient, FromWorker};
 use ringway_proto::frame::Kind;
@@ -30,16 +31,20 @@ pub async fn accept(listener: Arc<Listener>, inbox: mpsc::Sender<Message>) {
 /// Serves one connection until it is gone.
 async fn serve(peer: Peer, inbox: mpsc::Sender<Message>) {
     let has_session = Arc::new(AtomicBool::new(false));
+    let mut streams = JoinSet::new();
     while let Ok((writer, reader)) = peer.accept().await {
         let stream = Stream {
             peer: peer.clone(),
             inbox: inbox.clone(),
             has_session: Arc::clone(&has_session),
         };
-        tokio::spawn(stream.serve(writer, reader));
+        streams.spawn(stream.serve(writer, reader));
+        while streams.try_join_next().is_some() {}
     }
     let why = peer.closed().await;
     tracing::debug!(name = peer.name(), role = %peer.role(), ?why, "connection gone");
+    // Nothing of this connection may reach the driver behind its end.
+    while streams.join_next().await.is_some() {}
     inbox.send(Message::Closed(peer.id())).await.ok();
 }
 

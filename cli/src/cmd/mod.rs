@@ -4,6 +4,7 @@
 pub mod bind;
 pub mod cluster;
 pub mod coordinator;
+pub mod demo;
 pub mod group;
 pub mod plan;
 pub mod publish;
@@ -55,6 +56,7 @@ pub fn voice(command: &Cmd) -> Voice {
 /// Whatever the command could not do.
 pub async fn run(command: Cmd, context: &Context) -> Result<(), Failure> {
     match command {
+        Cmd::Demo(args) => demo::run(args, context).await,
         Cmd::Up(args) => up::run(args, context).await,
         Cmd::Coordinator(args) => coordinator::run(args, context).await,
         Cmd::Worker(args) => worker::run(args, context).await,

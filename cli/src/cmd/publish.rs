@@ -338,8 +338,14 @@ impl Summary {
             true => problem.text,
             false => format!("{name}: {}", problem.text),
         };
+        let hint = match problem.hint.is_empty() {
+            true => {
+                "mend the line; `--receipts FILE` says of every line what became of it".to_owned()
+            }
+            false => problem.hint,
+        };
         let mut failure = Failure::new(&problem.code, text)
-            .help(problem.hint)
+            .help(hint)
             .retryable(problem.retryable)
             .note(format!(
                 "{}: {} stored, {} failed, {} unknown",

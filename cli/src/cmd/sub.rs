@@ -157,7 +157,8 @@ impl Reader {
         let end = self.read(stop).await;
         let Self { subscription, batch, kept, output, .. } = self;
         for delivery in batch.into_iter().chain(kept) {
-            drop(delivery.give_back());
+            // Fails only where the seat is lost, and then it is given back already.
+            let _ = delivery.give_back().await;
         }
         let held = subscription.counts().held;
         match end {
@@ -190,7 +191,7 @@ impl Reader {
                 Err(e) => return End::Over(e),
             }
             let broken = self.take_more();
-            match self.print() {
+            match self.print().await {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return End::PipeClosed,
                 Err(e) => return End::Failed(e),
@@ -221,17 +222,22 @@ impl Reader {
     }
 
     /// Writes and flushes the batch, and only then settles it.
-    fn print(&mut self) -> io::Result<()> {
+    async fn print(&mut self) -> io::Result<()> {
         self.text.clear();
         for delivery in &self.batch {
             shown::write(&mut self.text, delivery.message(), self.format)?;
         }
-        let mut stdout = io::stdout().lock();
+        let mut stdout = io::stdout();
         stdout.write_all(&self.text)?;
         stdout.flush()?;
         match self.ack {
-            AckArg::Auto => self.batch.drain(..).for_each(|delivery| drop(delivery.ack())),
             AckArg::None => self.kept.append(&mut self.batch),
+            AckArg::Auto => {
+                for delivery in self.batch.drain(..) {
+                    // A fenced ack is counted by the SDK; the message comes again elsewhere.
+                    let _ = delivery.ack().await;
+                }
+            }
         }
         Ok(())
     }

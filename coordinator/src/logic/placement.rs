@@ -234,3 +234,66 @@ fn data_missing(worker: &WorkerId, queue: &str, same_disk: bool) -> Refusal {
     )
     .hint(format!("start {worker} on the data directory that it had before"))
 }
+
+#[cfg(test)]
+mod tests {
+    use ringway_proto::GroupId;
+
+    use super::*;
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId::new(name).unwrap()
+    }
+
+    fn queue() -> Queue {
+        let row = QueueRow {
+            id: QueueId::new(GroupId(0), 0),
+            uuid: Uuid(1),
+            epoch: Epoch(0),
+            primary: None,
+            has_data: false,
+            attempt: Attempt(0),
+            moving: None,
+        };
+        let mut queue = Queue::new(row);
+        queue.assign(worker("w1"));
+        queue
+    }
+
+    fn moving(to: &str, queue: &mut Queue) -> Attempt {
+        queue.begin_move(worker(to), String::new(), MoveReason::Joined);
+        queue.row().attempt
+    }
+
+    #[test]
+    fn only_the_seal_of_the_standing_attempt_swaps() {
+        let mut queue = queue();
+        let first = moving("w2", &mut queue);
+        assert!(queue.give_up());
+        assert!(queue.row().attempt > first, "giving up is a write that raises the attempt");
+        assert_eq!(queue.lift(), queue.row().attempt);
+        let second = moving("w3", &mut queue);
+
+        let before = queue.clone();
+        assert_eq!(queue.sealed(&worker("w2"), second, Offset(0)), Sealed::Ignored);
+        let late = queue.sealed(&worker("w1"), first, Offset(0));
+        assert_eq!(late, Sealed::Lift(Attempt(second.0 - 1)), "the standing one is not lifted");
+        assert_eq!(queue, before);
+
+        let swapped = queue.sealed(&worker("w1"), second, Offset(0));
+        let reason = MoveReason::Joined;
+        assert_eq!(swapped, Sealed::Swapped { from: worker("w1"), reason });
+        assert_eq!((queue.row().epoch, queue.is_led_by(&worker("w3"))), (Epoch(2), true));
+        assert_eq!(queue.sealed(&worker("w1"), second, Offset(0)), Sealed::Ignored, "doubled");
+    }
+
+    #[test]
+    fn a_seal_behind_messages_is_lifted_and_the_queue_stays() {
+        let mut queue = queue();
+        let attempt = moving("w2", &mut queue);
+        let answer = queue.sealed(&worker("w1"), attempt, Offset(1));
+        assert_eq!(answer, Sealed::HasData(attempt.next()));
+        assert!(queue.row().has_data && queue.row().moving.is_none());
+        assert!(queue.is_led_by(&worker("w1")));
+    }
+}

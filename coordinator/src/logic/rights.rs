@@ -163,15 +163,21 @@ impl Right {
         }
     }
 
-    /// Fences the holder if its time is over. Returns who lost it, and under which epoch.
-    pub fn expire(&mut self, now: Time, target: Option<Holder>) -> Option<(Holder, Epoch)> {
+    /// Fences the holder if its time is over. Returns who lost it, under which epoch, and how
+    /// long after its revoke.
+    pub fn expire(
+        &mut self,
+        now: Time,
+        target: Option<Holder>,
+    ) -> Option<(Holder, Epoch, Duration)> {
         let (Phase::Revoking(holder), Some(deadline)) = (&self.row.phase, self.deadline) else {
             return None;
         };
         if now < deadline {
             return None;
         }
-        let lost = (holder.clone(), self.row.epoch);
+        let took = now.since(self.revoked_at.unwrap_or(now));
+        let lost = (holder.clone(), self.row.epoch, took);
         self.raise(now, target);
         Some(lost)
     }
@@ -291,7 +297,7 @@ mod tests {
         right.still_draining(Time(58_000), &timing, &a.member, Epoch(5));
         assert_eq!(right.deadline(), Some(Time(60_000)));
         assert_eq!(right.expire(Time(59_999), None), None);
-        assert_eq!(right.expire(Time(60_000), None), Some((a, Epoch(5))));
+        assert_eq!(right.expire(Time(60_000), None), Some((a, Epoch(5), timing.drain_max)));
         assert_eq!(right.row().epoch, Epoch(6));
     }
 }

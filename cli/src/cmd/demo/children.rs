@@ -122,7 +122,7 @@ impl Process {
     }
 
     /// Asks it to end (SIGTERM) and waits for it. An exit code other than 0 is an error.
-    pub async fn stop(mut self) -> Result<Vec<String>> {
+    pub async fn stop(self) -> Result<Vec<String>> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32));
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM)

@@ -14,12 +14,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use ringway_client::Client;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 use tokio::task::JoinHandle;
+
+use super::Context as Command;
+use crate::args::DemoArgs;
+use crate::exit::Failure;
 
 use self::check::{Delivered, Receipt, Verdict};
 use self::children::{Process, Spawner};
@@ -34,23 +37,6 @@ pub const SECOND_GROUP: &str = "express";
 const QUEUES: &str = "16";
 /// Flights that left this many minutes late count as delayed.
 const LATE_MINUTES: i64 = 15;
-
-/// Options of `ringway demo`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  ringway demo\n  ringway demo --json\n  RINGWAY_FLIGHTS=flights2013.ndjson.gz ringway demo --rate 8000"
-)]
-pub struct DemoArgs {
-    /// Print only the checked summary, as one JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// How many flights to publish per second
-    #[arg(long, default_value_t = 1600, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub rate: u32,
-    /// Another file of flights (NDJSON, gzipped or not) instead of the excerpt in this binary
-    #[arg(long, env = "RINGWAY_FLIGHTS", value_name = "FILE")]
-    pub flights: Option<PathBuf>,
-}
 
 /// What the demo found; `--json` prints exactly this.
 #[derive(Debug, Serialize)]
@@ -103,32 +89,25 @@ impl Teller {
 /// # Errors
 /// When a process does not start or ends badly, or when the check finds that something does not
 /// hold; the summary is printed before that.
-pub async fn run(args: DemoArgs) -> Result<()> {
-    let input = read_flights(args.flights.as_deref())?;
-    let lines: Vec<&str> = input.lines().collect();
-    if lines.is_empty() {
-        bail!("there are no flights to publish");
-    }
-    let dir = tempfile::Builder::new().prefix("ringway-demo-").tempdir()?;
-    let teller = Teller { quiet: args.json, began: Instant::now() };
-    let result = tell(&args, &lines, dir.path(), &teller).await;
-    let (summary, broken) = match result {
-        Ok(found) => found,
-        Err(e) => {
-            let kept = dir.keep();
-            return Err(
-                e.context(format!("the demo broke off; its logs are in {}", kept.display()))
-            );
+pub async fn run(args: DemoArgs, command: &Command) -> Result<(), Failure> {
+    let dir = tempfile::Builder::new().prefix("ringway-demo-").tempdir();
+    let dir = dir.map_err(|e| Failure::new("demo", format!("cannot make a directory: {e}")))?;
+    let teller = Teller { quiet: command.output.is_json(), began: Instant::now() };
+    let found = match tell(&args, dir.path(), &teller).await {
+        Ok((summary, broken)) => {
+            if command.output.is_json() {
+                command.output.list(&[summary], &[], "")?;
+            }
+            broken
         }
+        Err(e) => vec![format!("{e:#}")],
     };
-    if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
-    }
-    if broken.is_empty() {
+    if found.is_empty() {
         return Ok(());
     }
     let kept = dir.keep();
-    bail!("{}; the demo's files are in {}", broken.join(", "), kept.display())
+    Err(Failure::new("demo", found.join("; "))
+        .note(format!("the logs and data of its processes are in {}", kept.display())))
 }
 
 /// Reads the flights: the excerpt in this binary, or a file that may be gzipped.
@@ -241,9 +220,8 @@ fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// One member process and the subscription that it sits in.
+/// One member process.
 struct Member {
-    name: &'static str,
     process: Process,
 }
 
@@ -251,7 +229,7 @@ async fn start_member(
     spawner: &Spawner,
     url: &str,
     subscription: &str,
-    name: &'static str,
+    name: &str,
 ) -> Result<Member> {
     let args = [
         "--url",
@@ -273,7 +251,7 @@ async fn start_member(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(Member { name, process })
+    Ok(Member { process })
 }
 
 /// The publisher process, and the task that feeds it the flights.
@@ -342,12 +320,12 @@ impl ReceiptCount {
 }
 
 /// Everything from the first process to the verdict. Returns the summary and what does not hold.
-async fn tell(
-    args: &DemoArgs,
-    lines: &[&str],
-    dir: &Path,
-    teller: &Teller,
-) -> Result<(Summary, Vec<String>)> {
+async fn tell(args: &DemoArgs, dir: &Path, teller: &Teller) -> Result<(Summary, Vec<String>)> {
+    let input = read_flights(args.flights.as_deref())?;
+    let lines: &[&str] = &input.lines().collect::<Vec<_>>();
+    if lines.is_empty() {
+        bail!("there are no flights to publish");
+    }
     let spawner = Spawner::new(dir)?;
     let mut cluster = start_cluster(&spawner, dir).await?;
     teller.event("a coordinator and three workers are running, each a process of its own");
@@ -364,7 +342,7 @@ async fn tell(
         board.push(start_member(&spawner, &cluster.url, "board", name).await?);
     }
     teller.event("two subscriptions: `delays` with one member, `board` with three that share it");
-    let mut publisher = start_publisher(&spawner, dir, &cluster.url, args.rate, lines)?;
+    let publisher = start_publisher(&spawner, dir, &cluster.url, args.rate, lines)?;
     teller.event(&format!(
         "publishing {} flights as {CLASS}, key = tail number, {} a second",
         thousands(lines.len()),
@@ -382,8 +360,12 @@ async fn tell(
 
     progress.until(0.65, &client, &publisher, &counter, &board, teller).await?;
     cluster.workers[1].kill().await?;
-    teller.event("worker w2 is killed with SIGKILL: its queues wait, nothing else does");
-    progress.until(0.72, &client, &publisher, &counter, &board, teller).await?;
+    teller.event("worker w2 is killed with SIGKILL: its queues wait, the others go on");
+    // Receipts come in the order of the input, so theirs stand still until the worker is back.
+    let back = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < back {
+        progress.tick(&client, &publisher, &counter, &board, teller).await?;
+    }
     let address = cluster.worker_addresses[1].clone();
     let (mut worker, _) = start_worker(&spawner, dir, &cluster, 2, &address)?;
     worker.wait_for(ready_address).await?;
@@ -574,11 +556,25 @@ impl Progress {
             if stalled_since.elapsed() > Duration::from_secs(60) {
                 bail!("publishing stands still at {acked} of {} flights", self.total);
             }
-            if self.last.0.elapsed() >= Duration::from_secs(1) {
-                self.print(acked, client, counter, board, teller).await?;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.tick(client, publisher, counter, board, teller).await?;
         }
+    }
+
+    /// Waits a moment, and prints the line of this second if it is due.
+    async fn tick(
+        &mut self,
+        client: &Client,
+        publisher: &Publisher,
+        counter: &Member,
+        board: &[Member],
+        teller: &Teller,
+    ) -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if self.last.0.elapsed() >= Duration::from_secs(1) {
+            let acked = self.receipts.update(&publisher.receipts);
+            self.print(acked, client, counter, board, teller).await?;
+        }
+        Ok(())
     }
 
     async fn print(

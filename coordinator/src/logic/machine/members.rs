@@ -36,7 +36,7 @@ pub struct PendingJoin {
 }
 
 impl Machine {
-    pub(super) fn from_client(
+    pub(super) fn hear_client(
         &mut self,
         now: Time,
         conn: Conn,
@@ -347,8 +347,8 @@ impl Machine {
         for id in ids {
             let target = self.target_of(id);
             let Some(right) = self.rights.get_mut(&id) else { continue };
-            let Some((holder, epoch)) = right.expire(now, target) else { continue };
-            out.events.push(Event::Drained(self.setup.timing.drain));
+            let Some((holder, epoch, took)) = right.expire(now, target) else { continue };
+            out.events.push(Event::Drained(took));
             self.tell_raise(now, id, out);
             self.tell_lost(id, &holder, epoch, out);
         }

@@ -289,8 +289,8 @@ impl Machine {
     /// Takes an input. What follows from it for plans and routing waits for [`Self::finish`].
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Effects) {
         match input {
-            Input::FromWorker { conn, message } => self.from_worker(now, conn, message, out),
-            Input::FromClient { conn, message } => self.from_client(now, conn, message, out),
+            Input::FromWorker { conn, message } => self.hear_worker(now, conn, message, out),
+            Input::FromClient { conn, message } => self.hear_client(now, conn, message, out),
             Input::Heard { conn, at } => {
                 self.worker_sessions.heard(conn, at);
                 self.member_sessions.heard(conn, at);

@@ -15,7 +15,7 @@ use super::{Action, Effects, Event, Machine};
 const MAX_ADDRESS_BYTES: usize = 300;
 
 impl Machine {
-    pub(super) fn from_worker(
+    pub(super) fn hear_worker(
         &mut self,
         now: Time,
         conn: Conn,

@@ -319,7 +319,8 @@ fn a_restarted_coordinator_continues_every_phase() {
         let conn = world.members[&member_id("c")].conn.unwrap();
         world.arrive_up(conn);
     };
-    let phases: [(&str, &dyn Fn(&mut World), Vec<usize>); 4] = [
+    type Phases<'a> = [(&'a str, &'a dyn Fn(&mut World), Vec<usize>); 4];
+    let phases: Phases<'_> = [
         ("revoking", &|_| {}, vec![8, 8]),
         ("raising", &raising, vec![8, 8]),
         ("plan due", &due, vec![5, 5, 6]),
