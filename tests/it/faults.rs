@@ -58,7 +58,8 @@ fn bad_classes_filters_groups_and_bodies_are_refused_with_what_is_wrong() {
     let most = 1 << 20;
     caller.run(&["pub", "a.b", "-"]).stdin(vec![b'x'; most]).ok();
     let over = caller.run(&["pub", "a.b", "-"]).stdin(vec![b'x'; most + 1]).output();
-    over.refused(1, "too-large", &["1,048,577", "1,048,576"]);
+    let over = over.refused(1, "too-large", &["default"]).stderr.replace(',', "");
+    assert!(over.contains("1048577") && over.contains("1048576"), "both sizes: {over}");
     // The same in a line among others.
     let long = format!(r#"{{"n":"{}"}}"#, "x".repeat(most));
     let lines = format!("{{\"n\":1}}\n{long}\n{{\"n\":2}}\n");

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long one step of a system may take on a busy machine before the test calls it stuck.
 pub const STEP: Duration = Duration::from_secs(40);
 /// Lines of each process's stderr that a failing test shows.
-const SHOWN_LINES: usize = 60;
+const SHOWN_LINES: usize = 40;
 
 /// Tests that load the whole machine take turns.
 pub fn heavy() -> MutexGuard<'static, ()> {

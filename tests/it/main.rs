@@ -3,7 +3,9 @@
 
 mod checker;
 mod commands;
+mod docs;
 mod faults;
+mod fences;
 mod flights;
 mod harness;
 mod metrics;

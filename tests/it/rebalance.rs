@@ -14,16 +14,19 @@ const CREDIT: usize = 1000;
 /// Publishing is spread over at least this many seconds, so that the events fall inside it.
 const SPREAD_SECONDS: usize = 12;
 
-/// Moves and their lower bound once every right of `delays` is granted and they agree.
+/// The moves so far, once `members` share the rights of `delays` evenly, all are granted, and the
+/// moves are as few as they can be.
 fn settled(scratch: &Scratch, caller: &Caller<'_>, members: usize) -> u64 {
     scratch.until("moves to equal their lower bound", || {
         let described = caller.json(&["subscription", "describe", "delays"]);
         let rights = described["rights"].as_array()?;
         let calm = rights.iter().all(|right| right["state"] == "granted");
-        let seats = described["members"].as_array()?.len() == members;
+        let held: Vec<u64> =
+            described["members"].as_array()?.iter().filter_map(|m| m["rights"].as_u64()).collect();
+        let fair = held.len() == members && held.iter().max()? - held.iter().min()? <= 1;
         let status = caller.json(&["cluster", "status"]);
         let equal = status["moves"] == status["lower_bound"];
-        (calm && seats && equal).then(|| status["moves"].as_u64()).flatten()
+        (calm && fair && equal).then(|| status["moves"].as_u64()).flatten()
     })
 }
 

@@ -172,12 +172,6 @@ fn epochs_of(caller: &Caller<'_>) -> BTreeMap<String, Value> {
     rights.iter().map(|r| (r["queue"].to_string(), r["epoch"].clone())).collect()
 }
 
-fn queues_by_worker(caller: &Caller<'_>) -> BTreeMap<String, u64> {
-    let workers = caller.json_lines(&["cluster", "workers"]);
-    let row = |w: &Value| Some((w["worker"].as_str()?.to_owned(), w["queues"].as_u64()?));
-    workers.iter().filter_map(row).collect()
-}
-
 #[test]
 fn empty_queues_move_to_workers_that_come_later_and_queues_with_data_wait() {
     let scratch = Scratch::new(LIMIT);
@@ -189,7 +183,7 @@ fn empty_queues_move_to_workers_that_come_later_and_queues_with_data_wait() {
         cluster.wait_workers(worker + 1);
     }
     scratch.until("16 queues on three workers", || {
-        let mut queues: Vec<u64> = queues_by_worker(&caller).into_values().collect();
+        let mut queues: Vec<u64> = caller.queues_by_worker().into_values().collect();
         queues.sort_unstable();
         (queues == [5, 5, 6]).then_some(())
     });
@@ -215,7 +209,7 @@ fn empty_queues_move_to_workers_that_come_later_and_queues_with_data_wait() {
         assert_eq!((&moved["waits"], &moved["to"]), (&"has data".into(), &"w4".into()), "{plan}");
     }
     assert!(caller.run(&["plan"]).ok().contains("has data"));
-    assert_eq!(queues_by_worker(&caller)["w4"], 0, "data stays where it is");
+    assert_eq!(caller.queues_by_worker()["w4"], 0, "data stays where it is");
     assert_eq!(caller.read_all("a.>", "reader").len(), 400);
 }
 
@@ -226,10 +220,10 @@ fn a_killed_workers_queues_wait_until_it_is_back_with_all_that_was_acked() {
     let caller = cluster.caller();
     let lines: String = (0..200).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     caller.run(&["pub", "--class-field", "a.{n}", "--key-field", "n"]).stdin(lines).ok();
-    let before = queues_by_worker(&caller);
+    let before = caller.queues_by_worker();
     cluster.kill_worker(1);
     cluster.wait_workers(1);
-    assert_eq!(queues_by_worker(&caller), before, "its queues stay its own");
+    assert_eq!(caller.queues_by_worker(), before, "its queues stay its own");
     let (here, there) = scratch.until("its queues to be said to wait", || {
         let described = caller.json(&["group", "describe", "default"]);
         let queues = described["queues"].as_array()?;

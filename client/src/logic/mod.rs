@@ -4,9 +4,12 @@
 //! Everything here takes an input and the time, and says what to do.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod acks;
 pub mod credit;
+pub mod holding;
 pub mod lane;
 pub mod publisher;
+pub mod report;
 pub mod right;
 pub mod seat;
 

@@ -1,12 +1,11 @@
-//! One consume right in its holder's hands: what is held of it, what may be handed out, what is
-//! acked and not yet confirmed. It promises at most one message of a key in hand, no hand-out once
-//! it drains, and "drained" only when every ack is confirmed. It does not know other rights.
+//! One consume right in its holder's hands: its stream, what is to be said on it, and how it is
+//! given up. It promises no hand-out once it drains, and "drained" only when every ack is
+//! confirmed. It does not know other rights.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ringway_proto::batch::{parse_classes, parse_record};
 use ringway_proto::control::{OpenRight, Order};
 use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges};
@@ -14,22 +13,17 @@ use ringway_proto::frame::Kind;
 use ringway_proto::limits::MAX_RANGES;
 use ringway_proto::{Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
 
+use super::acks::{Acks, Waiting};
 use super::credit::{Claim, Credit, Promise};
+use super::holding::Holding;
 use super::lane::back_off;
+use super::report::Frame;
 use crate::message::Message;
 
-/// How often a message in hand is reported again, which extends its ack timeout.
-pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
-/// How long a message in hand is extended at most.
-pub const HANDLING_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How often a draining right with messages in hand asks for more time.
 pub const STILL_DRAINING_EVERY: Duration = Duration::from_secs(1);
 /// How long a draining right asks for more time at most.
 pub const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// Ack frames that may be unconfirmed before further acks are gathered.
-const ACK_FRAMES: usize = 4;
-/// A nacked message that waits this long for room makes some.
-const NACK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How a message in hand is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,48 +49,6 @@ pub struct Hold {
     pub serial: u64,
 }
 
-/// A frame for the right's stream.
-pub type Frame = (Kind, Bytes);
-
-#[derive(Debug, PartialEq)]
-enum State {
-    /// Not yet in the application's hands.
-    Unread(Box<Message>),
-    InHand,
-    /// Given back to the queue; its key waits until it comes again.
-    Awaited(Time),
-}
-
-#[derive(Debug)]
-struct Held {
-    key: Option<Bytes>,
-    bytes: u64,
-    delivery: u16,
-    state: State,
-}
-
-/// The messages of one key, in order.
-#[derive(Debug, Default)]
-struct KeyLine {
-    offsets: BTreeSet<Offset>,
-    /// The one that is ready or in hand.
-    front: Option<Offset>,
-}
-
-#[derive(Debug)]
-struct InHand {
-    serial: u64,
-    since: Time,
-    told: Time,
-}
-
-#[derive(Debug)]
-struct SentAcks {
-    number: u64,
-    ranges: Vec<OffsetRange>,
-    tokens: Vec<u64>,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stream {
     Closed { retry_at: Time },
@@ -119,27 +71,15 @@ pub struct Right {
     epoch: Epoch,
     /// The queue, `GROUP/N`.
     pub queue: Arc<str>,
-    order: Order,
     open: OpenNumber,
     stream: Stream,
     failures: u32,
     drain: Option<Drain>,
-    held: BTreeMap<Offset, Held>,
-    held_bytes: u64,
-    hand: BTreeMap<Offset, InHand>,
-    /// What may be handed out now.
-    ready: BTreeSet<Offset>,
-    /// The messages of each key, where order is by key.
-    keys: BTreeMap<Bytes, KeyLine>,
-    /// When room was made last for a message that has to come again.
-    made_room: Time,
+    holding: Holding,
     handed: BTreeSet<Offset>,
     returned: BTreeSet<Offset>,
     nacked: BTreeSet<Offset>,
-    acked: BTreeSet<Offset>,
-    tokens: Vec<u64>,
-    ack_number: u64,
-    unconfirmed: VecDeque<SentAcks>,
+    acks: Acks,
     promise: Promise,
     /// When the question was sent that its primary answered last.
     pub answered: Time,
@@ -153,24 +93,15 @@ impl Right {
             id,
             epoch,
             queue,
-            order,
             open: OpenNumber(0),
             stream: Stream::Closed { retry_at: now },
             failures: 0,
             drain: None,
-            held: BTreeMap::new(),
-            held_bytes: 0,
-            hand: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            keys: BTreeMap::new(),
-            made_room: now,
+            holding: Holding::new(now, order),
             handed: BTreeSet::new(),
             returned: BTreeSet::new(),
             nacked: BTreeSet::new(),
-            acked: BTreeSet::new(),
-            tokens: Vec::new(),
-            ack_number: 0,
-            unconfirmed: VecDeque::new(),
+            acks: Acks::default(),
             promise: Promise::default(),
             answered: now,
         }
@@ -197,13 +128,13 @@ impl Right {
     /// Messages held: unread, in hand, or due to come again.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.holding.len()
     }
 
     /// Whether something may be handed out.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.holding.has_ready()
     }
 
     /// What it has of the member's credit.
@@ -222,8 +153,7 @@ impl Right {
     /// What is held, as credit.
     #[must_use]
     pub fn in_use(&self) -> Credit {
-        let messages = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        Credit { messages, bytes: self.held_bytes }
+        self.holding.in_use()
     }
 
     /// Whether it is to be opened now.
@@ -236,7 +166,7 @@ impl Right {
     #[must_use]
     pub fn retry_at(&self) -> Option<Time> {
         match self.stream {
-            Stream::Closed { retry_at } if self.drain.is_none() || self.has_unconfirmed() => {
+            Stream::Closed { retry_at } if self.drain.is_none() || !self.acks.is_empty() => {
                 Some(retry_at)
             }
             _ => None,
@@ -253,29 +183,14 @@ impl Right {
         self.nacked.clear();
         self.promise.void();
         let window = self.promise.send(window.messages, window.bytes);
-        let mut tokens = std::mem::take(&mut self.tokens);
-        let mut acked = std::mem::take(&mut self.acked);
-        for sent in std::mem::take(&mut self.unconfirmed) {
-            acked.extend(sent.ranges.iter().flat_map(|r| r.offsets()));
-            tokens.extend(sent.tokens);
-        }
-        let acks = OffsetRange::collect(acked);
-        let mut ack_number = 0;
-        if !acks.is_empty() {
-            self.ack_number += 1;
-            ack_number = self.ack_number;
-            let sent = SentAcks { number: ack_number, ranges: acks.clone(), tokens };
-            self.unconfirmed.push_back(sent);
-        }
-        let kept =
-            |(at, h): (&Offset, &Held)| (!matches!(h.state, State::Awaited(_))).then_some(*at);
+        let (acks, ack_number) = self.acks.repeat();
         OpenRight {
             right: self.id,
             epoch: self.epoch,
             holder,
             open,
-            held: OffsetRange::collect(self.held.iter().filter_map(kept)),
-            handed_out: OffsetRange::collect(self.hand.keys().copied()),
+            held: self.holding.kept(),
+            handed_out: self.holding.handed_out(),
             acks,
             ack_number,
             window,
@@ -334,83 +249,22 @@ impl Right {
         Ok(())
     }
 
-    fn arrived(&mut self, offset: Offset, delivery: u16, bytes: u64, mut message: Message) {
-        let confirmed_soon =
-            |s: &SentAcks| s.ranges.iter().any(|r| r.first <= offset && offset < r.end);
-        if self.acked.contains(&offset) || self.unconfirmed.iter().any(confirmed_soon) {
+    fn arrived(&mut self, offset: Offset, delivery: u16, bytes: u64, message: Message) {
+        if self.acks.contains(offset) {
             return;
         }
-        if self.drain.is_some() {
-            if !self.hand.contains_key(&offset) {
-                self.returned.insert(offset);
-            }
-            return;
+        if self.drain.is_none() {
+            self.holding.arrived(offset, delivery, bytes, message);
+        } else if !self.holding.is_in_hand(offset) {
+            self.returned.insert(offset);
         }
-        if let Some(held) = self.held.get_mut(&offset) {
-            let delivery = held.delivery.max(delivery);
-            held.delivery = delivery;
-            message.delivery = u32::from(delivery);
-            if let State::Unread(unread) = &mut held.state {
-                unread.delivery = u32::from(delivery);
-                return;
-            }
-            // Its ack timed out, or it was given back: it is handed out again.
-            held.state = State::Unread(Box::new(message));
-            self.hand.remove(&offset);
-        } else {
-            let key = message.key.clone().filter(|_| self.order == Order::Key);
-            if let Some(key) = &key {
-                self.keys.entry(key.clone()).or_default().offsets.insert(offset);
-            }
-            let state = State::Unread(Box::new(message));
-            self.held.insert(offset, Held { key, bytes, delivery, state });
-            self.held_bytes += bytes;
-        }
-        self.look_at(offset);
-    }
-
-    /// Decides anew what may be handed out of the messages that share this one's key.
-    fn look_at(&mut self, offset: Offset) {
-        match self.held.get(&offset).map(|h| h.key.clone()) {
-            Some(Some(key)) => self.look_at_key(&key),
-            Some(None) if self.is_unread(offset) => {
-                self.ready.insert(offset);
-            }
-            _ => {
-                self.ready.remove(&offset);
-            }
-        }
-    }
-
-    /// Of a key, the first message may go if it is unread and no other is in hand.
-    fn look_at_key(&mut self, key: &Bytes) {
-        let Some(line) = self.keys.get_mut(key) else { return };
-        if let Some(front) = line.front {
-            if self.hand.contains_key(&front) {
-                return;
-            }
-            self.ready.remove(&front);
-        }
-        let unread =
-            |at: &Offset| self.held.get(at).is_some_and(|h| matches!(h.state, State::Unread(_)));
-        line.front = line.offsets.first().copied().filter(unread);
-        self.ready.extend(line.front);
-    }
-
-    fn is_unread(&self, offset: Offset) -> bool {
-        self.held.get(&offset).is_some_and(|h| matches!(h.state, State::Unread(_)))
     }
 
     /// Hands out the oldest message that may go.
     pub fn take(&mut self, now: Time, serial: u64) -> Option<(Hold, Message)> {
-        let offset = self.ready.pop_first()?;
-        let held = self.held.get_mut(&offset)?;
-        let State::Unread(message) = std::mem::replace(&mut held.state, State::InHand) else {
-            return None;
-        };
-        self.hand.insert(offset, InHand { serial, since: now, told: now });
+        let (offset, message) = self.holding.take(now, serial)?;
         self.handed.insert(offset);
-        Some((Hold { right: self.id, epoch: self.epoch, offset, serial }, *message))
+        Some((Hold { right: self.id, epoch: self.epoch, offset, serial }, message))
     }
 
     /// The application is done with a message. False when that changed nothing: it was settled
@@ -418,47 +272,28 @@ impl Right {
     /// confirmation; it is kept only when this is true.
     pub fn settle(&mut self, now: Time, hold: &Hold, how: How, token: Option<u64>) -> bool {
         let offset = hold.offset;
-        let current = self.hand.get(&offset).is_some_and(|h| h.serial == hold.serial);
-        if !self.held.contains_key(&offset) || (how != How::Ack && !current) {
+        if how == How::Ack {
+            // Whoever has handled it, late or not, has handled it.
+            if !self.holding.done(offset) {
+                return false;
+            }
+            for said in [&mut self.handed, &mut self.nacked, &mut self.returned] {
+                said.remove(&offset);
+            }
+            self.acks.add(offset, token);
+            return true;
+        }
+        if !self.holding.is_current(offset, hold.serial) {
             return false;
         }
-        self.hand.remove(&offset);
-        match how {
-            How::Ack => {
-                self.handed.remove(&offset);
-                self.nacked.remove(&offset);
-                self.returned.remove(&offset);
-                self.acked.insert(offset);
-                self.tokens.extend(token);
-                self.forget(offset);
-            }
-            How::Nack | How::GiveBack => {
-                let list = if how == How::Nack { &mut self.nacked } else { &mut self.returned };
-                list.insert(offset);
-                if self.drain.is_some() {
-                    self.forget(offset);
-                } else if let Some(held) = self.held.get_mut(&offset) {
-                    held.state = State::Awaited(now);
-                    self.look_at(offset);
-                }
-            }
+        let list = if how == How::Nack { &mut self.nacked } else { &mut self.returned };
+        list.insert(offset);
+        if self.is_draining() {
+            self.holding.done(offset);
+        } else {
+            self.holding.put_back(now, offset);
         }
         true
-    }
-
-    fn forget(&mut self, offset: Offset) {
-        let Some(held) = self.held.remove(&offset) else { return };
-        self.held_bytes -= held.bytes;
-        self.ready.remove(&offset);
-        if let Some(key) = held.key {
-            if let Some(line) = self.keys.get_mut(&key) {
-                line.offsets.remove(&offset);
-                if line.offsets.is_empty() {
-                    self.keys.remove(&key);
-                }
-            }
-            self.look_at_key(&key);
-        }
     }
 
     /// From now on nothing more is handed out, and what is unread goes back. True when it began
@@ -469,45 +304,14 @@ impl Right {
             return false;
         }
         self.drain = Some(Drain { revoked, since: now, told: now });
-        self.return_unread(usize::MAX);
-        let awaited: Vec<Offset> = self
-            .held
-            .iter()
-            .filter(|(_, h)| matches!(h.state, State::Awaited(_)))
-            .map(|(at, _)| *at)
-            .collect();
-        for offset in awaited {
-            self.forget(offset);
-        }
+        self.returned.extend(self.holding.drop_all_but_in_hand());
         true
-    }
-
-    /// Returns unread messages, the latest first.
-    fn return_unread(&mut self, most: usize) {
-        let unread: Vec<Offset> = self
-            .held
-            .iter()
-            .rev()
-            .filter(|(_, h)| matches!(h.state, State::Unread(_)))
-            .map(|(at, _)| *at)
-            .take(most)
-            .collect();
-        for offset in unread {
-            self.returned.insert(offset);
-            self.forget(offset);
-        }
-    }
-
-    /// Whether acks are on the way or still to be sent.
-    #[must_use]
-    pub fn has_unconfirmed(&self) -> bool {
-        !self.acked.is_empty() || !self.unconfirmed.is_empty()
     }
 
     /// Whether nothing is in hand and every ack is confirmed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.hand.is_empty() && !self.has_unconfirmed()
+        !self.holding.is_any_in_hand() && self.acks.is_empty()
     }
 
     /// Whether `Drained` may be said.
@@ -521,7 +325,7 @@ impl Right {
         match &mut self.drain {
             Some(drain)
                 if drain.revoked
-                    && !self.hand.is_empty()
+                    && self.holding.is_any_in_hand()
                     && now.since(drain.told) >= STILL_DRAINING_EVERY
                     && now.since(drain.since) <= DRAIN_MAX =>
             {
@@ -534,14 +338,7 @@ impl Right {
 
     /// All acks up to this one are durable; returns the tokens that waited for them.
     pub fn confirmed(&mut self, confirmed: AckConfirmed) -> Vec<u64> {
-        let mut tokens = Vec::new();
-        while confirmed.open == self.open
-            && self.unconfirmed.front().is_some_and(|s| s.number <= confirmed.number)
-            && let Some(sent) = self.unconfirmed.pop_front()
-        {
-            tokens.extend(sent.tokens);
-        }
-        tokens
+        if confirmed.open == self.open { self.acks.confirmed(confirmed.number) } else { Vec::new() }
     }
 
     /// The worker obeys this window from now on.
@@ -560,22 +357,11 @@ impl Right {
     /// Extends what is in hand, and makes room where a message that has to come again waits
     /// behind messages that cannot go before it.
     pub fn tick(&mut self, now: Time) {
-        for (offset, hand) in &mut self.hand {
-            let due = now.since(hand.told) >= EXTEND_EVERY;
-            if due && now.since(hand.since) <= HANDLING_LIMIT {
-                hand.told = now;
-                self.handed.insert(*offset);
-            }
-        }
-        let waits_long =
-            |h: &Held| matches!(h.state, State::Awaited(at) if now.since(at) >= NACK_PATIENCE);
-        if self.hand.is_empty()
-            && self.ready.is_empty()
-            && now.since(self.made_room) >= NACK_PATIENCE
-            && self.held.values().any(waits_long)
-        {
-            self.made_room = now;
-            self.return_unread(1);
+        self.handed.extend(self.holding.due_extensions(now));
+        if self.is_open() {
+            let window = self.promise.latest();
+            let window = Credit { messages: window.messages, bytes: window.bytes };
+            self.returned.extend(self.holding.make_room(now, window));
         }
     }
 
@@ -595,27 +381,12 @@ impl Right {
                 out.push((kind, ranges.encode()));
             }
         }
-        if self.acked.is_empty() || self.unconfirmed.len() >= ACK_FRAMES {
-            return;
-        }
-        let ranges = OffsetRange::collect(std::mem::take(&mut self.acked));
-        let last = ranges.len().div_ceil(MAX_RANGES);
-        for (i, ranges) in ranges.chunks(MAX_RANGES).enumerate() {
-            self.ack_number += 1;
-            let tokens = if i + 1 == last { std::mem::take(&mut self.tokens) } else { Vec::new() };
-            let acks = Ranges { open: self.open, number: self.ack_number, ranges: ranges.to_vec() };
-            out.push((Kind::Ack, acks.encode()));
-            self.unconfirmed.push_back(SentAcks {
-                number: self.ack_number,
-                ranges: acks.ranges,
-                tokens,
-            });
-        }
+        self.acks.flush(self.open, out);
     }
 
-    /// The tokens of every ack that was not confirmed, of a right that is lost.
+    /// Who still waits for a confirmation, of a right that is lost.
     #[must_use]
-    pub fn into_tokens(self) -> Vec<u64> {
-        self.unconfirmed.into_iter().flat_map(|s| s.tokens).chain(self.tokens).collect()
+    pub fn into_waiting(self) -> Waiting {
+        self.acks.into_waiting()
     }
 }

@@ -1,6 +1,7 @@
 //! Whole systems: `ringway up`, or a coordinator and workers apart. Each has its addresses chosen
 //! once, so that what is killed comes back where it was.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,6 +69,13 @@ impl<'s> Caller<'s> {
     pub fn read_all(&self, filter: &str, name: &str) -> Vec<Value> {
         let args = ["sub", filter, "--as", name, "--from", "start", "--format", "json"];
         self.run(&[&args[..], &["--idle-exit", "2s"]].concat()).json_lines()
+    }
+
+    /// How many queues each worker leads.
+    pub fn queues_by_worker(&self) -> BTreeMap<String, u64> {
+        let workers = self.json_lines(&["cluster", "workers"]);
+        let row = |w: &Value| Some((w["worker"].as_str()?.to_owned(), w["queues"].as_u64()?));
+        workers.iter().filter_map(row).collect()
     }
 
     /// Waits until all queues of the system are served.
@@ -181,12 +189,17 @@ impl<'s> Cluster<'s> {
         Self { scratch, tls, first_port, coordinator: None, workers }
     }
 
-    /// All of it, serving.
+    /// All of it, with the queues served and spread evenly.
     pub fn start(scratch: &'s Scratch, workers: usize) -> Self {
         let mut cluster = Self::prepare(scratch, workers);
         cluster.start_all();
         cluster.wait_workers(workers);
-        cluster.caller().wait_serving();
+        let caller = cluster.caller();
+        scratch.until("the queues to be spread", || {
+            let counts: Vec<u64> = caller.queues_by_worker().into_values().collect();
+            (counts.iter().max()? - counts.iter().min()? <= 1).then_some(())
+        });
+        caller.wait_serving();
         cluster
     }
 

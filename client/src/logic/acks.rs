@@ -1,0 +1,112 @@
+//! The acks of one right on their way to the queue: gathered, sent in numbered frames, confirmed.
+//! It promises that each is said until it is confirmed, also on a later stream. It does not know
+//! what was acked.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use ringway_proto::data::{OffsetRange, Ranges};
+use ringway_proto::frame::Kind;
+use ringway_proto::limits::MAX_RANGES;
+use ringway_proto::{Offset, OpenNumber};
+
+use super::report::Frame;
+
+/// Ack frames that may be unconfirmed before further acks are gathered.
+const FRAMES: usize = 4;
+
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    ranges: Vec<OffsetRange>,
+    tokens: Vec<u64>,
+}
+
+/// Acks that are not confirmed yet.
+#[derive(Debug, Default)]
+pub struct Acks {
+    unsent: BTreeSet<Offset>,
+    /// Who waits for the confirmation of what is unsent.
+    tokens: Vec<u64>,
+    number: u64,
+    sent: VecDeque<Sent>,
+}
+
+/// Who waits for acks of a right that is lost.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Their acks never left: they do not count.
+    pub unsent: Vec<u64>,
+    /// Their acks were sent: they may count.
+    pub sent: Vec<u64>,
+}
+
+impl Acks {
+    /// One more; `token` waits for its confirmation.
+    pub fn add(&mut self, offset: Offset, token: Option<u64>) {
+        self.unsent.insert(offset);
+        self.tokens.extend(token);
+    }
+
+    /// Whether nothing is unconfirmed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unsent.is_empty() && self.sent.is_empty()
+    }
+
+    /// Whether the ack of this message is not confirmed yet.
+    #[must_use]
+    pub fn contains(&self, offset: Offset) -> bool {
+        let names = |r: &OffsetRange| r.first <= offset && offset < r.end;
+        self.unsent.contains(&offset) || self.sent.iter().any(|s| s.ranges.iter().any(names))
+    }
+
+    /// Everything that is not confirmed, to be said at an open, and the number that confirms it; 0
+    /// when there is nothing.
+    pub fn repeat(&mut self) -> (Vec<OffsetRange>, u64) {
+        let mut offsets = std::mem::take(&mut self.unsent);
+        let mut tokens = std::mem::take(&mut self.tokens);
+        for sent in std::mem::take(&mut self.sent) {
+            offsets.extend(sent.ranges.iter().flat_map(|r| r.offsets()));
+            tokens.extend(sent.tokens);
+        }
+        let ranges = OffsetRange::collect(offsets);
+        if ranges.is_empty() {
+            return (ranges, 0);
+        }
+        self.number += 1;
+        self.sent.push_back(Sent { number: self.number, ranges: ranges.clone(), tokens });
+        (ranges, self.number)
+    }
+
+    /// All up to this number are durable; returns who waited for them.
+    pub fn confirmed(&mut self, number: u64) -> Vec<u64> {
+        let mut tokens = Vec::new();
+        while let Some(sent) = self.sent.pop_front_if(|s| s.number <= number) {
+            tokens.extend(sent.tokens);
+        }
+        tokens
+    }
+
+    /// The frames that are due. Acks are gathered while several frames of them are unconfirmed.
+    pub fn flush(&mut self, open: OpenNumber, out: &mut Vec<Frame>) {
+        if self.unsent.is_empty() || self.sent.len() >= FRAMES {
+            return;
+        }
+        let ranges = OffsetRange::collect(std::mem::take(&mut self.unsent));
+        let last = ranges.len().div_ceil(MAX_RANGES);
+        for (i, ranges) in ranges.chunks(MAX_RANGES).enumerate() {
+            self.number += 1;
+            let tokens = if i + 1 == last { std::mem::take(&mut self.tokens) } else { Vec::new() };
+            let acks = Ranges { open, number: self.number, ranges: ranges.to_vec() };
+            out.push((Kind::Ack, acks.encode()));
+            self.sent.push_back(Sent { number: self.number, ranges: acks.ranges, tokens });
+        }
+    }
+
+    /// Who still waits, when nothing will be confirmed any more.
+    #[must_use]
+    pub fn into_waiting(self) -> Waiting {
+        let sent = self.sent.into_iter().flat_map(|s| s.tokens).collect();
+        Waiting { unsent: self.tokens, sent }
+    }
+}

@@ -1,0 +1,300 @@
+//! The messages of one right that are here: unread, in hand, or due to come again. It promises at
+//! most one message of a key in hand, and that a key's later messages wait while an earlier one is
+//! in hand or has to come again. It does not know streams, acks or credit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringway_proto::control::Order;
+use ringway_proto::data::OffsetRange;
+use ringway_proto::{Offset, Time};
+
+use super::credit::Credit;
+use crate::message::Message;
+
+/// How often a message in hand is reported again, which extends its ack timeout.
+pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// How long a message in hand is extended at most.
+pub const HANDLING_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// A message that has to come again and finds no room for this long gets some.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, PartialEq)]
+enum State {
+    /// Not yet in the application's hands.
+    Unread(Box<Message>),
+    InHand,
+    /// Given back to the queue; its key waits until it comes again.
+    Awaited(Time),
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Option<Bytes>,
+    bytes: u64,
+    delivery: u16,
+    state: State,
+}
+
+/// The messages of one key, in order.
+#[derive(Debug, Default)]
+struct KeyLine {
+    offsets: BTreeSet<Offset>,
+    /// The one that is ready or in hand.
+    front: Option<Offset>,
+}
+
+#[derive(Debug)]
+struct InHand {
+    serial: u64,
+    since: Time,
+    told: Time,
+}
+
+/// What is held of one right.
+#[derive(Debug)]
+pub struct Holding {
+    order: Order,
+    held: BTreeMap<Offset, Held>,
+    bytes: u64,
+    hand: BTreeMap<Offset, InHand>,
+    /// What may be handed out now.
+    ready: BTreeSet<Offset>,
+    /// The messages of each key, where order is by key.
+    keys: BTreeMap<Bytes, KeyLine>,
+    /// When room was made last for a message that has to come again.
+    made_room: Time,
+}
+
+impl Holding {
+    /// Nothing is held.
+    #[must_use]
+    pub fn new(now: Time, order: Order) -> Self {
+        Self {
+            order,
+            held: BTreeMap::new(),
+            bytes: 0,
+            hand: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            made_room: now,
+        }
+    }
+
+    /// Messages held: unread, in hand, or due to come again.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What is held, as credit.
+    #[must_use]
+    pub fn in_use(&self) -> Credit {
+        let messages = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        Credit { messages, bytes: self.bytes }
+    }
+
+    /// Whether something may be handed out.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether this message is in hand.
+    #[must_use]
+    pub fn is_in_hand(&self, offset: Offset) -> bool {
+        self.hand.contains_key(&offset)
+    }
+
+    /// Whether anything is in hand.
+    #[must_use]
+    pub fn is_any_in_hand(&self) -> bool {
+        !self.hand.is_empty()
+    }
+
+    /// What the queue is to leave here: unread and in hand.
+    #[must_use]
+    pub fn kept(&self) -> Vec<OffsetRange> {
+        let here = self.held.iter().filter(|(_, h)| !matches!(h.state, State::Awaited(_)));
+        OffsetRange::collect(here.map(|(at, _)| *at))
+    }
+
+    /// What is in hand.
+    #[must_use]
+    pub fn handed_out(&self) -> Vec<OffsetRange> {
+        OffsetRange::collect(self.hand.keys().copied())
+    }
+
+    /// Takes a message that was delivered. One that is here unread is the same; one that is not
+    /// comes again, because its ack timed out or it was given back.
+    pub fn arrived(&mut self, offset: Offset, delivery: u16, bytes: u64, mut message: Message) {
+        if let Some(held) = self.held.get_mut(&offset) {
+            held.delivery = held.delivery.max(delivery);
+            message.delivery = u32::from(held.delivery);
+            if let State::Unread(unread) = &mut held.state {
+                unread.delivery = message.delivery;
+                return;
+            }
+            held.state = State::Unread(Box::new(message));
+            self.hand.remove(&offset);
+        } else {
+            let key = message.key.clone().filter(|_| self.order == Order::Key);
+            if let Some(key) = &key {
+                self.keys.entry(key.clone()).or_default().offsets.insert(offset);
+            }
+            let state = State::Unread(Box::new(message));
+            self.held.insert(offset, Held { key, bytes, delivery, state });
+            self.bytes += bytes;
+        }
+        self.look_at(offset);
+    }
+
+    /// Decides anew what may be handed out of the messages that share this one's key.
+    fn look_at(&mut self, offset: Offset) {
+        match self.held.get(&offset).map(|h| h.key.clone()) {
+            Some(Some(key)) => self.look_at_key(&key),
+            Some(None) if self.is_unread(offset) => {
+                self.ready.insert(offset);
+            }
+            _ => {
+                self.ready.remove(&offset);
+            }
+        }
+    }
+
+    /// Of a key, the first message may go if it is unread and no other is in hand.
+    fn look_at_key(&mut self, key: &Bytes) {
+        let Some(line) = self.keys.get_mut(key) else { return };
+        if let Some(front) = line.front {
+            if self.hand.contains_key(&front) {
+                return;
+            }
+            self.ready.remove(&front);
+        }
+        let unread =
+            |at: &Offset| self.held.get(at).is_some_and(|h| matches!(h.state, State::Unread(_)));
+        line.front = line.offsets.first().copied().filter(unread);
+        self.ready.extend(line.front);
+    }
+
+    fn is_unread(&self, offset: Offset) -> bool {
+        self.held.get(&offset).is_some_and(|h| matches!(h.state, State::Unread(_)))
+    }
+
+    /// Hands out the oldest message that may go.
+    pub fn take(&mut self, now: Time, serial: u64) -> Option<(Offset, Message)> {
+        let offset = self.ready.pop_first()?;
+        let held = self.held.get_mut(&offset)?;
+        let State::Unread(message) = std::mem::replace(&mut held.state, State::InHand) else {
+            return None;
+        };
+        self.hand.insert(offset, InHand { serial, since: now, told: now });
+        Some((offset, *message))
+    }
+
+    /// The message is done; false when it is not here any more. The hand-out does not matter: who
+    /// has handled it, late or not, has handled it.
+    pub fn done(&mut self, offset: Offset) -> bool {
+        self.hand.remove(&offset);
+        self.forget(offset)
+    }
+
+    /// Whether this is the hand-out of the message that counts: it was not settled before, nor
+    /// handed out again since.
+    #[must_use]
+    pub fn is_current(&self, offset: Offset, serial: u64) -> bool {
+        self.hand.get(&offset).is_some_and(|h| h.serial == serial)
+    }
+
+    /// A message in hand goes back, and its key waits until it comes again.
+    pub fn put_back(&mut self, now: Time, offset: Offset) {
+        self.hand.remove(&offset);
+        self.await_again(now, offset);
+    }
+
+    fn await_again(&mut self, now: Time, offset: Offset) {
+        if let Some(held) = self.held.get_mut(&offset) {
+            held.state = State::Awaited(now);
+            self.look_at(offset);
+        }
+    }
+
+    fn forget(&mut self, offset: Offset) -> bool {
+        let Some(held) = self.held.remove(&offset) else { return false };
+        self.bytes -= held.bytes;
+        self.ready.remove(&offset);
+        if let Some(key) = held.key {
+            if let Some(line) = self.keys.get_mut(&key) {
+                line.offsets.remove(&offset);
+                if line.offsets.is_empty() {
+                    self.keys.remove(&key);
+                }
+            }
+            self.look_at_key(&key);
+        }
+        true
+    }
+
+    /// Lets go of everything that is not in hand, and says what of it was unread.
+    pub fn drop_all_but_in_hand(&mut self) -> Vec<Offset> {
+        let gone: Vec<Offset> =
+            self.held.keys().filter(|at| !self.hand.contains_key(at)).copied().collect();
+        let unread = gone.iter().filter(|at| self.is_unread(**at)).copied().collect();
+        for offset in gone {
+            self.forget(offset);
+        }
+        unread
+    }
+
+    /// The messages in hand whose ack timeout is to be extended now.
+    pub fn due_extensions(&mut self, now: Time) -> Vec<Offset> {
+        let due = |h: &InHand| {
+            now.since(h.told) >= EXTEND_EVERY && now.since(h.since) <= HANDLING_LIMIT
+        };
+        let due = self.hand.iter_mut().filter(|(_, h)| due(h));
+        due.map(|(at, hand)| {
+            hand.told = now;
+            *at
+        })
+        .collect()
+    }
+
+    /// Where a message has to come again and the window is full of messages that cannot go before
+    /// it, gives the latest of them back. It waits here to come again too: a later one of its key
+    /// that is on the way already must not overtake it.
+    pub fn make_room(&mut self, now: Time, window: Credit) -> Option<Offset> {
+        if self.has_ready() || now.since(self.made_room) < PATIENCE {
+            return None;
+        }
+        let (mut here, mut waiting) = (Credit { messages: 0, bytes: 0 }, None);
+        for held in self.held.values() {
+            match held.state {
+                State::Awaited(since) if now.since(since) >= PATIENCE => {
+                    waiting = waiting.or(Some(held.bytes));
+                }
+                State::Awaited(_) => {}
+                State::Unread(_) | State::InHand => {
+                    here.messages += 1;
+                    here.bytes += held.bytes;
+                }
+            }
+        }
+        let needed = waiting?;
+        if here.messages < window.messages && here.bytes + needed <= window.bytes {
+            return None;
+        }
+        let (latest, _) =
+            self.held.iter().rev().find(|(_, h)| matches!(h.state, State::Unread(_)))?;
+        let latest = *latest;
+        self.made_room = now;
+        self.await_again(now, latest);
+        Some(latest)
+    }
+}
