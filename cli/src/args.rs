@@ -249,7 +249,7 @@ pub struct CoordinatorArgs {
     #[arg(long, default_value = "127.0.0.1:7400", value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     /// The address that others are told [default: where it listens]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = advertised)]
     pub advertise: Option<String>,
     /// Where metrics and health are served
     #[arg(long, default_value = "127.0.0.1:7480", value_name = "ADDR", value_parser = address)]
@@ -272,7 +272,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub listen: SocketAddr,
     /// The address that others are told [default: where it listens]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = advertised)]
     pub advertise: Option<String>,
     /// Where metrics and health are served; port 0 is any free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR", value_parser = address)]
@@ -558,6 +558,15 @@ fn address(s: &str) -> Result<SocketAddr, String> {
     found.next().ok_or_else(|| format!("{s} has no address"))
 }
 
+/// An address as others are to use it: its host may be known only to them.
+fn advertised(s: &str) -> Result<String, String> {
+    let port = s.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    match port.and_then(|port| port.parse::<u16>().ok()) {
+        Some(1..) => Ok(s.to_owned()),
+        _ => Err("expected HOST:PORT, such as 10.0.0.5:7400".to_owned()),
+    }
+}
+
 fn duration(s: &str) -> Result<Duration, String> {
     let duration =
         humantime::parse_duration(s).map_err(|_| "expected a time, such as 500ms, 5s or 2m")?;
@@ -660,6 +669,8 @@ mod tests {
             &["up", "--weight", "1001"],
             &["group", "create", "g", "--queues", "4097"],
             &["worker", "--id", "w1"],
+            &["coordinator", "--data", "d", "--advertise", "host"],
+            &["coordinator", "--data", "d", "--advertise", "host:0"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }

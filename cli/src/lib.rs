@@ -34,6 +34,7 @@ pub fn run() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Exit {
+    cmd::demo::end_with_demo();
     let voice = cmd::voice(&cli.command);
     logs::start(voice);
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ringway_coordinator::{Coordinator, StartError as CoordinatorError};
 use ringway_proto::Refusal;
+use ringway_proto::net::NetError;
 use ringway_worker::{StartError as WorkerError, Worker};
 
 use crate::exit::Failure;
@@ -32,7 +33,12 @@ pub fn coordinator_failed(e: &CoordinatorError) -> Failure {
 /// A failed start of a worker, as this command says it.
 #[must_use]
 pub fn worker_failed(e: &WorkerError) -> Failure {
-    Failure::from(e.refusal()).exit(crate::exit::Exit::Failed)
+    let mut failure = Failure::from(e.refusal()).exit(crate::exit::Exit::Failed);
+    // The same word as of a coordinator: another process has the port, not the data.
+    if matches!(e, WorkerError::Net(NetError::AddressInUse { .. })) {
+        failure.code = "address-in-use".to_owned();
+    }
+    failure
 }
 
 /// The directory of certificates: what was given, else `tls` beside the data.

@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::client::Inner;
 use crate::engine::Command;
-use crate::error::AdminError;
+use crate::error::{AdminError, spoken};
 use crate::options::WORKER_TIMEOUT;
 
 /// The wait between two attempts to send a question.
@@ -279,14 +279,15 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
 ) -> Result<A, AdminError> {
     let until = tokio::time::Instant::now() + timeout;
     let unavailable = |why: String| {
-        let text = format!("nobody answered within {} ms: {why}", timeout.as_millis());
-        AdminError::Unavailable(Refusal::new(Code::Unavailable, text))
+        let text = format!("nobody answered within {}: {why}", spoken(timeout.as_millis() as u64));
+        let hint = "start one with `ringway up`, or point RINGWAY_URL at a running cluster";
+        AdminError::Unavailable(Refusal::new(Code::Unavailable, text).hint(hint))
     };
     loop {
         let peer = match tokio::time::timeout_at(until, peers.wait_for(Option::is_some)).await {
             Ok(Ok(peer)) => peer.clone(),
             Ok(Err(_)) => return Err(AdminError::Closed),
-            Err(_) => return Err(unavailable("not connected".into())),
+            Err(_) => return Err(unavailable("there is no connection".into())),
         };
         let Some(peer) = peer else { continue };
         let left = until.saturating_duration_since(tokio::time::Instant::now());

@@ -18,7 +18,7 @@ use crate::engine::{Command, Engine, Leftover, Parts};
 use crate::error::ConnectError;
 use crate::logic::publisher::Publisher;
 use crate::message::Body;
-use crate::options::{Options, default_url_file};
+use crate::options::{LONGEST_WAIT, Options, default_url_file};
 use crate::producer::{ProducerBuilder, Publish};
 use crate::routes::Routes;
 use crate::subscriber::Subscribe;
@@ -147,10 +147,10 @@ impl Client {
     ///
     /// # Cancellation
     /// Decided at the call: dropping it does not stop the closing.
-    pub async fn close(&self) -> Leftover {
+    pub fn close(&self) -> impl Future<Output = Leftover> + Send + use<> {
         let (reply, left) = oneshot::channel();
         let _ = self.inner.commands.send(Command::Close(reply));
-        left.await.unwrap_or_default()
+        async { left.await.unwrap_or_default() }
     }
 }
 
@@ -170,7 +170,7 @@ impl ClientBuilder {
 
     /// How long to wait for a coordinator; 10 s without it.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout;
+        self.options.connect_timeout = timeout.min(LONGEST_WAIT);
         self
     }
 
@@ -211,12 +211,7 @@ impl ClientBuilder {
                     return Err(definite);
                 }
                 if tokio::time::Instant::now() >= until {
-                    let silent = || "connected, but it sent no routing".to_owned();
-                    return Err(ConnectError::Unreachable {
-                        tried: url.addresses,
-                        within_ms: timeout.as_millis() as u64,
-                        cause: error.map_or_else(silent, |e| e.to_string()),
-                    });
+                    return Err(ConnectError::unreachable(url.addresses, timeout, error));
                 }
             }
         });

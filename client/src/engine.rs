@@ -5,23 +5,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use ringway_proto::control::{FromClient, OpenRight, ToClient};
-use ringway_proto::data::Append;
-use ringway_proto::frame::Kind;
+use ringway_proto::control::{FromClient, Joined, ToClient};
 use ringway_proto::message::Message;
-use ringway_proto::net::{Dialer, Link, Peer, Role};
+use ringway_proto::net::{Dialer, Link, Peer};
 use ringway_proto::routing::{Router, Routing};
-use ringway_proto::{Epoch, RightId, Time, WorkerId};
+use ringway_proto::{Epoch, Time, WorkerId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
 
 use crate::cell::SeatCell;
 use crate::clock::{Clock, wall};
+use crate::connections::{Connections, last_answer};
 use crate::error::{AckError, PublishError};
 use crate::logic::lane::{Action, Item, Outcome, Ticket};
 use crate::logic::publisher::Publisher;
-use crate::logic::seat::{Action as SeatAction, End};
+use crate::logic::report::{AckOutcome, Action as SeatAction, End};
+use crate::logic::seat::Seat;
 use crate::message::Receipt;
 use crate::options::{CLOSE_TIMEOUT, DROP_TIMEOUT};
 use crate::producer::Completion;
@@ -73,28 +71,6 @@ impl std::fmt::Display for Leftover {
     }
 }
 
-struct Worker {
-    link: Link,
-    addresses: watch::Sender<Vec<String>>,
-    generation: u64,
-    publish: Option<mpsc::UnboundedSender<Append>>,
-    task: AbortHandle,
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-struct Delivery {
-    id: StreamId,
-    epoch: Epoch,
-    worker: WorkerId,
-    tx: mpsc::UnboundedSender<(Kind, Bytes)>,
-    task: AbortHandle,
-}
-
 struct SeatEntry {
     cell: Arc<SeatCell>,
     leave_by: Option<Time>,
@@ -102,7 +78,7 @@ struct SeatEntry {
 
 struct Closing {
     by: Time,
-    reply: Option<oneshot::Sender<Leftover>>,
+    replies: Vec<oneshot::Sender<Leftover>>,
 }
 
 /// What an engine is made of.
@@ -119,16 +95,13 @@ pub(crate) struct Parts {
 pub(crate) struct Engine {
     parts: Parts,
     events: mpsc::UnboundedReceiver<Event>,
-    events_tx: streams::Events,
+    connections: Connections,
     session: Option<(Peer, mpsc::UnboundedSender<FromClient>)>,
-    workers: BTreeMap<WorkerId, Worker>,
-    generations: u64,
     completions: HashMap<Ticket, Completion>,
     tickets: u64,
     seats: BTreeMap<u64, SeatEntry>,
     /// Seats whose logic has something to decide.
     turned: BTreeSet<u64>,
-    deliveries: HashMap<(u64, RightId), Delivery>,
     actions: Vec<Action>,
     closing: Option<Closing>,
     orphaned: bool,
@@ -140,18 +113,16 @@ impl Engine {
         let routes = parts.routes.clone();
         let first = move || FromClient::Watch { have: routes.current().version() };
         tokio::spawn(streams::session(parts.coordinator.peer(), events_tx.clone(), first));
+        let connections = Connections::new(parts.dialer.clone(), events_tx);
         Self {
             parts,
             events,
-            events_tx,
+            connections,
             session: None,
-            workers: BTreeMap::new(),
-            generations: 0,
             completions: HashMap::new(),
             tickets: 0,
             seats: BTreeMap::new(),
             turned: BTreeSet::new(),
-            deliveries: HashMap::new(),
             actions: Vec::new(),
             closing: None,
             orphaned: false,
@@ -203,6 +174,10 @@ impl Engine {
 
     fn command(&mut self, command: Command) {
         match command {
+            Command::Publish { bytes, completion, .. } if self.closing.is_some() => {
+                self.parts.room.add_permits(bytes as usize);
+                completion.complete(Err(PublishError::Closed));
+            }
             Command::Publish { message, bytes, deadline, completion } => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
@@ -211,6 +186,7 @@ impl Engine {
                 let item = Item { ticket, message, bytes, deadline };
                 self.parts.publisher.publish(item, &mut self.actions);
             }
+            Command::Join(cell) if self.closing.is_some() => end(&cell, End::Closed),
             Command::Join(cell) => {
                 if self.session.is_some() {
                     cell.seat().coordinator_up();
@@ -223,11 +199,17 @@ impl Engine {
             }
             Command::Leave(seat) => self.leave(seat, CLOSE_TIMEOUT),
             Command::Worker(worker, reply) => {
-                if let Some(worker) = self.worker(&worker) {
-                    let _ = reply.send(worker.link.peer());
+                let router = self.parts.routes.current();
+                if let Some(peers) = self.connections.worker(&router, &worker) {
+                    let _ = reply.send(peers);
                 }
             }
-            Command::Close(reply) => self.begin_close(CLOSE_TIMEOUT, Some(reply)),
+            Command::Close(reply) => {
+                self.begin_close(CLOSE_TIMEOUT);
+                if let Some(closing) = &mut self.closing {
+                    closing.replies.push(reply);
+                }
+            }
         }
     }
 
@@ -240,11 +222,11 @@ impl Engine {
         }
     }
 
-    fn begin_close(&mut self, within: Duration, reply: Option<oneshot::Sender<Leftover>>) {
+    fn begin_close(&mut self, within: Duration) {
         if self.closing.is_some() {
             return;
         }
-        self.closing = Some(Closing { by: self.now() + within, reply });
+        self.closing = Some(Closing { by: self.now() + within, replies: Vec::new() });
         let seats: Vec<u64> = self.seats.keys().copied().collect();
         for seat in seats {
             self.leave(seat, within);
@@ -262,29 +244,12 @@ impl Engine {
                 "the last client was dropped with unsettled work: call close().await"
             );
         }
-        self.begin_close(DROP_TIMEOUT, None);
+        self.begin_close(DROP_TIMEOUT);
     }
 
     fn is_over(&self) -> bool {
         let settled = self.completions.is_empty() && self.seats.is_empty();
         self.closing.as_ref().is_some_and(|c| settled || c.by <= self.now())
-    }
-
-    /// A worker's link, made when it is needed first.
-    fn worker(&mut self, id: &WorkerId) -> Option<&mut Worker> {
-        if !self.workers.contains_key(id) {
-            let address = self.parts.routes.current().worker_address(id)?.to_owned();
-            let (addresses, rx) = watch::channel(vec![address]);
-            let link = Link::spawn(self.parts.dialer.clone(), rx, Role::Worker);
-            self.generations += 1;
-            let generation = self.generations;
-            let events = self.events_tx.clone();
-            let publish = streams::publish(link.peer(), events, id.clone(), generation);
-            let task = tokio::spawn(publish).abort_handle();
-            let worker = Worker { link, addresses, generation, publish: None, task };
-            self.workers.insert(id.clone(), worker);
-        }
-        self.workers.get_mut(id)
     }
 
     fn event(&mut self, event: Event) {
@@ -300,25 +265,22 @@ impl Engine {
             }
             Event::Session(message) => self.told(now, message),
             Event::PublishUp { worker, generation, tx } => {
-                if let Some(known) =
-                    self.workers.get_mut(&worker).filter(|w| w.generation == generation)
-                {
-                    known.publish = Some(tx);
+                if self.connections.set_publish(&worker, generation, Some(tx)) {
                     self.parts.publisher.connected(worker);
                 }
             }
             Event::PublishDown { worker, generation, cause } => {
-                if let Some(known) =
-                    self.workers.get_mut(&worker).filter(|w| w.generation == generation)
-                {
-                    known.publish = None;
+                if self.connections.set_publish(&worker, generation, None) {
                     self.parts.publisher.disconnected(&worker, &cause);
                 }
             }
             Event::Appended(answer) => {
                 self.parts.publisher.answered(now, answer, &mut self.actions);
             }
-            Event::Opened(id) => self.on_stream(id, |seat| seat.opened(&id.right, id.open)),
+            Event::Opened(id, peer) => {
+                self.connections.opened(id, peer);
+                self.on_stream(id, |seat| seat.opened(&id.right, id.open));
+            }
             Event::Delivered(id, deliver) => {
                 let mut broken = None;
                 self.on_stream(id, |seat| broken = seat.delivered(&id.right, &deliver).err());
@@ -334,10 +296,7 @@ impl Engine {
                 self.on_stream(id, |seat| seat.window_seen(&id.right, id.open, window.number));
             }
             Event::Closed(id, code) => {
-                let key = (id.seat, id.right);
-                let Some(stream) = self.deliveries.get(&key).filter(|d| d.id == id) else { return };
-                let epoch = stream.epoch;
-                self.deliveries.remove(&key);
+                let Some(epoch) = self.connections.ended(id) else { return };
                 if let Some(entry) = self.seats.get(&id.seat) {
                     entry.cell.seat().closed(now, &id.right, id.open, epoch, code);
                     self.turned.insert(id.seat);
@@ -346,15 +305,15 @@ impl Engine {
         }
     }
 
-    fn each_seat(&mut self, mut f: impl FnMut(&mut crate::logic::seat::Seat)) {
+    fn each_seat(&mut self, mut f: impl FnMut(&mut Seat)) {
         for (id, entry) in &self.seats {
             f(&mut entry.cell.seat());
             self.turned.insert(*id);
         }
     }
 
-    fn on_stream(&mut self, id: StreamId, f: impl FnOnce(&mut crate::logic::seat::Seat)) {
-        let current = self.deliveries.get(&(id.seat, id.right)).is_some_and(|d| d.id == id);
+    fn on_stream(&mut self, id: StreamId, f: impl FnOnce(&mut Seat)) {
+        let current = self.connections.is_current(id);
         if let Some(entry) = self.seats.get(&id.seat).filter(|_| current) {
             f(&mut entry.cell.seat());
             self.turned.insert(id.seat);
@@ -366,11 +325,7 @@ impl Engine {
         let router = self.parts.routes.current();
         match message {
             ToClient::Routing(routing) => self.routing(now, routing),
-            ToClient::Joined(joined) => self.each_seat(|seat| {
-                if seat.join().name == joined.name && seat.join().member == joined.member {
-                    seat.joined(now, &joined, &router);
-                }
-            }),
+            ToClient::Joined(joined) => self.joined(now, joined, &router),
             ToClient::JoinRefused { name, member, refusal } => self.each_seat(|seat| {
                 if seat.join().name == name && seat.join().member == member {
                     seat.join_refused(now, refusal.clone());
@@ -406,6 +361,24 @@ impl Engine {
         }
     }
 
+    fn joined(&mut self, now: Time, joined: Joined, router: &Router) {
+        let mut is_awaited = false;
+        self.each_seat(|seat| {
+            let join = seat.join();
+            if (&join.name, &join.member, join.incarnation)
+                == (&joined.name, &joined.member, joined.incarnation)
+            {
+                is_awaited = true;
+                seat.joined(now, &joined, router);
+            }
+        });
+        if !is_awaited {
+            // The join was given up before it was answered: nobody would serve its rights.
+            let Joined { subscription, member, incarnation, .. } = joined;
+            self.tell(FromClient::Leave { subscription, member, incarnation });
+        }
+    }
+
     fn routing(&mut self, now: Time, routing: Routing) {
         let router = match Router::new(routing) {
             Ok(router) => Arc::new(router),
@@ -417,72 +390,39 @@ impl Engine {
         if !self.parts.routes.set(router.clone()) {
             return;
         }
-        let gone: Vec<WorkerId> =
-            self.workers.keys().filter(|w| router.worker(w).is_none()).cloned().collect();
-        for worker in gone {
-            self.workers.remove(&worker);
+        for worker in self.connections.follow(&router) {
             self.parts.publisher.disconnected(&worker, "the worker has left");
         }
-        for (id, worker) in &self.workers {
-            let address: Vec<String> =
-                router.worker_address(id).map(Into::into).into_iter().collect();
-            worker.addresses.send_if_modified(|old| {
-                *old != address && {
-                    *old = address;
-                    true
-                }
-            });
-        }
         self.parts.publisher.routing(router.clone(), &mut self.actions);
-        let moved: Vec<StreamId> = self
-            .deliveries
-            .values()
-            .filter(|d| {
-                let primary = router.queue(d.id.right.queue).and_then(|q| q.primary.as_ref());
-                primary != Some(&d.worker)
-            })
-            .map(|d| d.id)
-            .collect();
-        for id in moved {
+        for id in self.connections.astray(&router) {
             self.lose_stream(now, id);
         }
     }
 
     /// A stream that leads nowhere: the right is opened again.
     fn lose_stream(&mut self, now: Time, id: StreamId) {
-        self.drop_stream(id.seat, &id.right);
+        self.connections.abort(id.seat, &id.right);
         if let Some(entry) = self.seats.get(&id.seat) {
             entry.cell.seat().closed(now, &id.right, id.open, Epoch(0), None);
             self.turned.insert(id.seat);
         }
     }
 
-    fn drop_stream(&mut self, seat: u64, right: &RightId) {
-        if let Some(stream) = self.deliveries.remove(&(seat, *right)) {
-            stream.task.abort();
-        }
-    }
-
     fn tick(&mut self) {
         let now = self.now();
         let clock = self.parts.clock;
-        let answered =
-            |peer: &Peer| peer.last_answer().filter(|_| !peer.is_closed()).map(|at| clock.at(at));
-        if let Some(at) = self.session.as_ref().and_then(|(peer, _)| answered(peer)) {
+        if let Some(at) = self.session.as_ref().and_then(|(peer, _)| last_answer(peer, clock)) {
             self.each_seat(|seat| seat.coordinator_answered(at));
         }
-        for delivery in self.deliveries.values() {
-            let peer = self.workers.get(&delivery.worker).and_then(|w| w.link.current());
-            if let (Some(at), Some(entry)) =
-                (peer.as_ref().and_then(answered), self.seats.get(&delivery.id.seat))
-            {
-                entry.cell.seat().primary_answered(&delivery.id.right, at);
+        for (id, at) in self.connections.answers(clock) {
+            if let Some(entry) = self.seats.get(&id.seat) {
+                entry.cell.seat().primary_answered(&id.right, at);
             }
         }
         for (id, entry) in &self.seats {
             let mut seat = entry.cell.seat();
             if !seat.is_seated() && seat.end().is_none() && entry.cell.join_by <= now {
-                seat.finish(End::Late);
+                seat.give_up();
             }
             if entry.leave_by.is_some_and(|by| by <= now) {
                 let rights = seat.rights().0 as u64;
@@ -522,12 +462,7 @@ impl Engine {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Send { worker, append } => {
-                // A stream that broke meanwhile says so, and then all is sent again.
-                if let Some(tx) = self.workers.get(&worker).and_then(|w| w.publish.as_ref()) {
-                    let _ = tx.send(append);
-                }
-            }
+            Action::Send { worker, append } => self.connections.append(&worker, append),
             Action::Done { ticket, outcome } => self.done(ticket, outcome),
             Action::Room(bytes) => self.parts.room.add_permits(bytes as usize),
             Action::Refresh => {
@@ -535,7 +470,8 @@ impl Engine {
                 self.tell(FromClient::Refresh { have });
             }
             Action::Want(worker) => {
-                self.worker(&worker);
+                let router = self.parts.routes.current();
+                self.connections.worker(&router, &worker);
             }
         }
     }
@@ -562,42 +498,29 @@ impl Engine {
     fn seat_act(&mut self, now: Time, cell: &SeatCell, action: SeatAction) {
         match action {
             SeatAction::Tell(message) => self.tell(message),
-            SeatAction::Open(open) => self.open(now, cell, open),
-            SeatAction::Send(right, frames) => {
-                if let Some(stream) = self.deliveries.get(&(cell.id, right)) {
-                    for frame in frames {
-                        let _ = stream.tx.send(frame);
-                    }
+            SeatAction::Open(open) => {
+                let (right, number, epoch) = (open.right, open.open, open.epoch);
+                let router = self.parts.routes.current();
+                if !self.connections.open(&router, cell.id, open) {
+                    // No primary is known yet: tried again after a wait.
+                    cell.seat().closed(now, &right, number, epoch, None);
                 }
             }
-            // The stream's task ends by itself when what was queued has left.
-            SeatAction::Close(right) => {
-                self.deliveries.remove(&(cell.id, right));
-            }
-            SeatAction::Confirmed { tokens, durable } => {
+            SeatAction::Send(right, frames) => self.connections.send(cell.id, right, frames),
+            SeatAction::Close(right) => self.connections.close(cell.id, right),
+            SeatAction::Acked(outcome, tokens) => {
                 for token in tokens {
-                    cell.confirm(token, if durable { Ok(()) } else { Err(AckError::Fenced) });
+                    cell.confirm(
+                        token,
+                        match outcome {
+                            AckOutcome::Durable => Ok(()),
+                            AckOutcome::Fenced => Err(AckError::Fenced),
+                            AckOutcome::Unknown => Err(AckError::Unknown),
+                        },
+                    );
                 }
             }
         }
-    }
-
-    fn open(&mut self, now: Time, cell: &SeatCell, open: OpenRight) {
-        let id = StreamId { seat: cell.id, right: open.right, open: open.open };
-        let epoch = open.epoch;
-        self.drop_stream(id.seat, &id.right);
-        let router = self.parts.routes.current();
-        let primary = router.queue(id.right.queue).and_then(|q| q.primary.clone());
-        let peers = primary.as_ref().and_then(|w| self.worker(w)).map(|w| w.link.peer());
-        let (Some(worker), Some(peers)) = (primary, peers) else {
-            // No primary is known yet: tried again after a wait, or with the next routing.
-            cell.seat().closed(now, &id.right, id.open, epoch, None);
-            return;
-        };
-        let (tx, rx) = mpsc::unbounded_channel();
-        let events = self.events_tx.clone();
-        let task = tokio::spawn(streams::deliveries(peers, events, id, open, rx)).abort_handle();
-        self.deliveries.insert((id.seat, id.right), Delivery { id, epoch, worker, tx, task });
     }
 
     /// Ends everything; what is unanswered is told as what it is.
@@ -613,21 +536,36 @@ impl Engine {
         self.parts.room.close();
         self.parts.commands.close();
         while let Ok(command) = self.parts.commands.try_recv() {
-            if let Command::Join(cell) = command {
-                self.seats.insert(cell.id, SeatEntry { cell, leave_by: None });
+            match command {
+                Command::Join(cell) => end(&cell, End::Closed),
+                // It never reached the logic, so it is not stored.
+                Command::Publish { completion, .. } => {
+                    completion.complete(Err(PublishError::Closed))
+                }
+                Command::Close(reply) => {
+                    if let Some(closing) = &mut self.closing {
+                        closing.replies.push(reply);
+                    }
+                }
+                Command::Poke(_) | Command::Leave(_) | Command::Worker(..) => {}
             }
         }
         for entry in std::mem::take(&mut self.seats).into_values() {
-            entry.cell.seat().finish(End::Closed);
-            entry.cell.forget_waiters();
-            entry.cell.changed.notify_waiters();
+            end(&entry.cell, End::Closed);
         }
-        let reply = self.closing.take().and_then(|c| c.reply);
+        let replies = self.closing.take().map(|c| c.replies).unwrap_or_default();
         drop(self);
         // The links close their connections when they are dropped; this lets the news leave.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        if let Some(reply) = reply {
+        for reply in replies {
             let _ = reply.send(leftover);
         }
     }
+}
+
+/// Ends a seat and wakes whoever waits for something of it.
+fn end(cell: &SeatCell, end: End) {
+    cell.seat().finish(end);
+    cell.forget_waiters();
+    cell.changed.notify_waiters();
 }

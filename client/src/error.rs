@@ -2,7 +2,10 @@
 //! code that programs match on, and as one thing to do; "unknown" is an answer of its own and
 //! never a failure.
 
+use std::time::Duration;
+
 use ringway_proto::net::{DialError, TlsError};
+use ringway_proto::refusal::grouped;
 use ringway_proto::{Code, Refusal};
 
 macro_rules! methods {
@@ -45,6 +48,15 @@ macro_rules! methods {
 const UNKNOWN: &str = "unknown-outcome";
 const CLOSED: &str = "closed";
 
+/// Milliseconds as a person says them: `5 s`, `1.5 s`, `100 ms`.
+pub(crate) fn spoken(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        _ => format!("{:.1} s", ms as f64 / 1000.0),
+    }
+}
+
 fn facts_of(refusal: &Refusal) -> (&'static str, Refusal) {
     (refusal.code.name(), refusal.clone())
 }
@@ -71,7 +83,7 @@ pub enum ConnectError {
         file: String,
     },
     /// Nobody answered in time.
-    #[error("no coordinator answered at {} within {within_ms} ms: {cause}", tried.join(", "))]
+    #[error("no coordinator answered at {} within {}: {cause}", tried.join(", "), spoken(*within_ms))]
     Unreachable {
         /// The addresses that were tried.
         tried: Vec<String>,
@@ -115,6 +127,22 @@ impl ConnectError {
         }
     }
 
+    /// Nobody answered in time; `last` is what happened at the last dial.
+    pub(crate) fn unreachable(
+        tried: Vec<String>,
+        within: Duration,
+        last: Option<DialError>,
+    ) -> Self {
+        let cause = match last {
+            None => "it lets the client in and says nothing".to_owned(),
+            // The address is named already.
+            Some(DialError::Unreachable { cause, .. }) if tried.len() == 1 => cause,
+            Some(DialError::Refused { refusal, .. }) if tried.len() == 1 => refusal.text,
+            Some(other) => other.to_string(),
+        };
+        Self::Unreachable { tried, within_ms: within.as_millis() as u64, cause }
+    }
+
     /// A dialling error that more dialling does not mend.
     pub(crate) fn definite(e: &DialError) -> Option<Self> {
         match e {
@@ -145,13 +173,13 @@ pub enum PublishError {
     #[error(transparent)]
     Refused(Refusal),
     /// The deadline passed and no byte of it had left: it is not stored.
-    #[error("the message was not sent before its deadline: {cause}")]
+    #[error("the message was not sent before its deadline and is not stored: {cause}")]
     NotSent {
         /// What was in the way last.
         cause: String,
     },
     /// It was sent and not confirmed: it may be stored.
-    #[error("the message was not confirmed; it may be stored (last cause: {cause})")]
+    #[error("the message was not confirmed in time; it may be stored (last cause: {cause})")]
     Unknown {
         /// What was in the way last.
         cause: String,
@@ -187,7 +215,7 @@ pub enum SendError {
     #[error(transparent)]
     Invalid(Refusal),
     /// The bytes in flight are at their limit.
-    #[error("{limit_bytes} bytes are in flight, which is the limit")]
+    #[error("there is no room for the message: at most {} bytes may be in flight", grouped(u64::from(*limit_bytes)))]
     NoRoom {
         /// The limit.
         limit_bytes: u32,
@@ -203,7 +231,7 @@ impl SendError {
             Self::Invalid(r) => facts_of(r),
             Self::NoRoom { .. } => {
                 let refusal = Refusal::new(Code::Busy, self.to_string());
-                ("no-room", refusal.hint("await the send, which waits for room"))
+                ("no-room", refusal.hint("send again when earlier messages are answered"))
             }
             Self::Closed => closed(self.to_string()),
         }
@@ -225,7 +253,8 @@ impl From<SendError> for PublishError {
 /// Failures that no [`crate::Pending`] reported.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{failed} messages failed and {unknown} are unknown, {stored} were stored; the first: {first}"
+    "of the messages sent since the last flush {stored} are stored, {failed} are not and {unknown} \
+     may be; the first of these: {first}"
 )]
 pub struct FlushError {
     /// Messages stored since the last flush.
@@ -259,10 +288,12 @@ pub enum JoinError {
     #[error(transparent)]
     Refused(Refusal),
     /// The seat was not there in time.
-    #[error("the subscription was not ready within {within_ms} ms")]
+    #[error("the subscription was not ready within {}: {cause}", spoken(*within_ms))]
     NotReady {
         /// How long, in milliseconds.
         within_ms: u64,
+        /// What was in the way last.
+        cause: String,
     },
     /// The client is closed.
     #[error("the client is closed")]
@@ -381,7 +412,7 @@ methods!(AckError);
 #[non_exhaustive]
 pub enum LeaveError {
     /// The time was over.
-    #[error("{rights} rights were not given back in time; what was in hand comes again elsewhere")]
+    #[error("{rights} rights were not given back in time; what was in hand may come again")]
     Incomplete {
         /// Rights that were still held.
         rights: u64,
@@ -484,5 +515,26 @@ impl HandlerError {
 impl<E: std::error::Error> From<E> for HandlerError {
     fn from(e: E) -> Self {
         Self { text: e.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreachable_cluster_is_said_once_and_in_seconds() {
+        let dial = DialError::Unreachable {
+            addr: "127.0.0.1:1".into(),
+            expect: ringway_proto::net::Role::Coordinator,
+            cause: "connection refused".into(),
+        };
+        let tried = vec!["127.0.0.1:1".to_owned()];
+        let e = ConnectError::unreachable(tried, Duration::from_secs(5), Some(dial));
+        assert_eq!(
+            e.to_string(),
+            "no coordinator answered at 127.0.0.1:1 within 5 s: connection refused"
+        );
+        assert_eq!([100, 1500, 60_000].map(spoken), ["100 ms", "1.5 s", "60 s"]);
     }
 }

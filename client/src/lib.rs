@@ -22,6 +22,9 @@ mod admin;
 mod cell;
 mod client;
 mod clock;
+mod connections;
+mod consume;
+mod delivery;
 mod engine;
 mod error;
 pub mod logic;
@@ -36,12 +39,14 @@ mod tests;
 
 pub use admin::{Admin, Lag};
 pub use client::{Client, ClientBuilder};
+pub use consume::Summary;
+pub use delivery::{Delivery, Settle};
 pub use engine::Leftover;
 pub use error::{
     AckError, AdminError, ConnectError, ConsumeError, FlushError, HandlerError, JoinError,
     LeaveError, PublishError, ReceiveError, SendError,
 };
-pub use logic::seat::{Counts, Event};
+pub use logic::report::{Counts, Event};
 pub use message::{Body, Key, Message, Receipt};
 pub use options::default_url_file;
 pub use producer::{Outgoing, Pending, Producer, ProducerBuilder, Publish, Settled};
@@ -49,4 +54,4 @@ pub use ringway_proto as proto;
 pub use ringway_proto::control::{Order, Start};
 pub use ringway_proto::message::Header;
 pub use ringway_proto::{Class, Code, Filter, Refusal, WallTime};
-pub use subscriber::{Delivery, Events, Settle, Status, Subscribe, Subscription, Summary};
+pub use subscriber::{Events, Status, Subscribe, Subscription};

@@ -27,6 +27,8 @@ impl Default for Options {
     }
 }
 
+/// Waits that are longer than a clock can count end after this: a year.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long a join may take before it is given up.
 pub(crate) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long leaving and closing may take.

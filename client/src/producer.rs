@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ringway_proto::message::{Header, Message};
 use ringway_proto::{Class, Refusal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, TryAcquireError, oneshot};
 
 use crate::client::Inner;
 use crate::engine::Command;
@@ -22,19 +22,42 @@ const RECORD_OVERHEAD: usize = 16;
 
 type Answer = Result<Receipt, PublishError>;
 
-/// Who is told what became of a message.
+/// Who is told what became of a message. Dropped, it says that nobody knows.
 pub(crate) struct Completion {
-    reply: oneshot::Sender<Answer>,
+    reply: Option<oneshot::Sender<Answer>>,
     tally: Option<Arc<Tally>>,
 }
 
 impl Completion {
-    pub fn complete(self, answer: Answer) {
+    fn new(reply: oneshot::Sender<Answer>, tally: Option<Arc<Tally>>) -> Self {
+        Self { reply: Some(reply), tally }
+    }
+
+    pub fn complete(mut self, answer: Answer) {
+        self.tell(answer);
+    }
+
+    /// Nothing was taken, and the caller is told so in another way.
+    fn forget(mut self) {
+        self.reply = None;
+        if let Some(tally) = self.tally.take() {
+            tally.finished(false, None);
+        }
+    }
+
+    fn tell(&mut self, answer: Answer) {
+        let Some(reply) = self.reply.take() else { return };
         let stored = answer.is_ok();
-        let unread = self.reply.send(answer).err().and_then(Result::err);
-        if let Some(tally) = self.tally {
+        let unread = reply.send(answer).err().and_then(Result::err);
+        if let Some(tally) = self.tally.take() {
             tally.finished(stored, unread);
         }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.tell(Err(PublishError::Unknown { cause: "the client's thread ended".into() }));
     }
 }
 
@@ -153,11 +176,11 @@ impl Draft {
         if let Some(tally) = &tally {
             tally.counts().open += 1;
         }
-        let completion = Completion { reply, tally: tally.clone() };
+        let completion = Completion::new(reply, tally.clone());
         let command = Command::Publish { message, bytes, deadline: self.deadline, completion };
-        if self.client.commands.send(command).is_err() {
-            if let Some(tally) = &tally {
-                tally.finished(false, None);
+        if let Err(unsent) = self.client.commands.send(command) {
+            if let Command::Publish { completion, .. } = unsent.0 {
+                completion.forget();
             }
             return Err(SendError::Closed);
         }
@@ -166,24 +189,46 @@ impl Draft {
 
     async fn send(mut self) -> Result<Pending, SendError> {
         let (message, bytes) = self.check()?;
-        let room = self.client.room.clone();
-        let permit = room.acquire_many(bytes).await.map_err(|_| SendError::Closed)?;
-        permit.forget();
+        self.wait_for_room(bytes).await?;
         self.hand_over(message, bytes)
+    }
+
+    fn no_room(&self) -> SendError {
+        SendError::NoRoom { limit_bytes: self.client.options.max_in_flight_bytes }
+    }
+
+    async fn wait_for_room(&self, bytes: u32) -> Result<(), SendError> {
+        if self.take_room(bytes)? {
+            return Ok(());
+        }
+        // The clock is the SDK's, so that the caller's runtime needs none.
+        let late = {
+            let _sdk = self.client.runtime.enter();
+            tokio::time::sleep(self.deadline)
+        };
+        tokio::select! {
+            biased;
+            permit = self.client.room.acquire_many(bytes) => {
+                permit.map_err(|_| SendError::Closed)?.forget();
+                Ok(())
+            }
+            () = late => Err(self.no_room()),
+        }
+    }
+
+    /// Takes room if there is some.
+    fn take_room(&self, bytes: u32) -> Result<bool, SendError> {
+        match self.client.room.try_acquire_many(bytes) {
+            Ok(permit) => permit.forget(),
+            Err(TryAcquireError::Closed) => return Err(SendError::Closed),
+            Err(TryAcquireError::NoPermits) => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn send_now(mut self) -> Result<Pending, SendError> {
         let (message, bytes) = self.check()?;
-        let room = self.client.room.clone();
-        match room.try_acquire_many(bytes) {
-            Ok(permit) => permit.forget(),
-            Err(tokio::sync::TryAcquireError::Closed) => return Err(SendError::Closed),
-            Err(tokio::sync::TryAcquireError::NoPermits) => {
-                let limit_bytes = self.client.options.max_in_flight_bytes;
-                return Err(SendError::NoRoom { limit_bytes });
-            }
-        }
-        self.hand_over(message, bytes)
+        if self.take_room(bytes)? { self.hand_over(message, bytes) } else { Err(self.no_room()) }
     }
 }
 
@@ -208,7 +253,7 @@ macro_rules! draft_options {
                 self
             }
 
-            /// How long it is tried, from when it is taken.
+            /// How long it waits for room, and how long it is tried from when it is taken.
             pub fn deadline(mut self, deadline: Duration) -> Self {
                 self.draft.deadline = deadline;
                 self
@@ -287,7 +332,7 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let answer = std::task::ready!(Pin::new(&mut self.answer).poll(cx));
         self.told = true;
-        // Without an answer the message never reached the engine.
+        // A completion always answers, also when it is dropped.
         Poll::Ready(answer.unwrap_or(Err(PublishError::Closed)))
     }
 }

@@ -35,7 +35,7 @@ pub(crate) enum Event {
     PublishUp { worker: WorkerId, generation: u64, tx: mpsc::UnboundedSender<Append> },
     Appended(AppendAnswer),
     PublishDown { worker: WorkerId, generation: u64, cause: String },
-    Opened(StreamId),
+    Opened(StreamId, Peer),
     Delivered(StreamId, Deliver),
     Confirmed(StreamId, AckConfirmed),
     WindowSeen(StreamId, Window),
@@ -202,7 +202,7 @@ async fn serve(
         let event = match kind {
             Kind::RightOpened => {
                 let _: RightOpened = codec::decode(&bytes)?;
-                Event::Opened(id)
+                Event::Opened(id, peer.clone())
             }
             Kind::Deliver => Event::Delivered(id, Deliver::decode(bytes)?),
             Kind::AckConfirmed => Event::Confirmed(id, AckConfirmed::decode(bytes)?),

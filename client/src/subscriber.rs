@@ -1,28 +1,24 @@
-//! Subscribing: [`Subscribe`] takes a seat, [`Subscription`] hands its messages out one by one,
-//! and [`Delivery`] is a message in the application's hands. It owns what a caller waits on; which
-//! message may be handed out is the seat's.
+//! Subscribing: [`Subscribe`] takes a seat, [`Subscription`] hands its messages out one by one. It
+//! owns what a caller waits on; which message may be handed out is the seat's.
 
 use std::future::Future;
-use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use ringway_proto::control::{Join, Order, Start};
 use ringway_proto::limits::{
     DEFAULT_CREDIT_BYTES, DEFAULT_CREDIT_MESSAGES, DEFAULT_WEIGHT, WEIGHT_RANGE,
 };
 use ringway_proto::{Code, Filter, MemberId, Refusal, SubscriptionName};
-use tokio::task::JoinSet;
 
 use crate::cell::SeatCell;
 use crate::client::Inner;
+use crate::delivery::{Delivery, Held};
 use crate::engine::Command;
-use crate::error::{AckError, ConsumeError, HandlerError, JoinError, LeaveError, ReceiveError};
+use crate::error::{JoinError, LeaveError, ReceiveError};
 use crate::logic::credit::Credit;
-use crate::logic::right::{Hold, How};
-use crate::logic::seat::{Counts, End, Event, Seat, Settled};
-use crate::message::Message;
+use crate::logic::report::{Counts, End, Event};
+use crate::logic::seat::Seat;
 use crate::options::JOIN_TIMEOUT;
 
 /// Messages that [`Subscribe::for_each`] handles at once without other wishes.
@@ -41,7 +37,7 @@ pub struct Subscribe {
     start: Start,
     order: Option<Order>,
     credit: u32,
-    concurrency: usize,
+    pub(crate) concurrency: usize,
     until: Option<Stop>,
 }
 
@@ -164,71 +160,6 @@ impl Subscribe {
         subscription.joined().await?;
         Ok(subscription)
     }
-
-    /// Joins and calls `handler` for every message: in order for each key, different keys side by
-    /// side, on the caller's tokio runtime. `Ok` acks; an error or a panic lets the message come
-    /// again. Ends when `until` comes true: running handlers finish, and the seat is left.
-    ///
-    /// # Cancellation
-    /// Running handlers are dropped and their messages come again.
-    ///
-    /// # Errors
-    /// [`ConsumeError`].
-    pub async fn for_each<H, F>(self, handler: H) -> Result<Summary, ConsumeError>
-    where
-        H: Fn(Message) -> F,
-        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
-    {
-        let concurrency = self.concurrency;
-        let mut subscription = self.join().await?;
-        let mut handlers = JoinSet::new();
-        let mut ended = Ok(());
-        loop {
-            tokio::select! {
-                next = subscription.next(), if handlers.len() < concurrency => match next {
-                    Ok(Some(delivery)) => {
-                        let handling = handler(delivery.message().clone());
-                        handlers.spawn(handle(delivery, handling));
-                    }
-                    Ok(None) => break,
-                    Err(e) => {
-                        ended = Err(e);
-                        break;
-                    }
-                },
-                Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
-            }
-        }
-        while handlers.join_next().await.is_some() {}
-        let seat = subscription.seat.clone();
-        let left = subscription.leave().await;
-        if let Err(e) = &left {
-            tracing::warn!(error = %e, "the subscription was not left in order");
-        }
-        ended?;
-        let counts = seat.cell.seat().counts();
-        Ok(Summary { handled: counts.acked, retried: counts.nacked, given_back: counts.given_back })
-    }
-}
-
-/// Settles a delivery by what its handler says. A panic drops the delivery, which nacks it.
-async fn handle(
-    delivery: Delivery,
-    handling: impl Future<Output = Result<(), HandlerError>> + Send,
-) {
-    match handling.await {
-        Ok(()) => delivery.ack(),
-        Err(e) => {
-            tracing::warn!(
-                queue = %delivery.queue,
-                offset = delivery.offset,
-                delivery = delivery.delivery,
-                error = e.text(),
-                "a message could not be handled and comes again"
-            );
-            delivery.nack()
-        }
-    };
 }
 
 /// This machine's name, as far as a member's name may hold it.
@@ -237,53 +168,6 @@ fn host() -> String {
     let legal = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
     let name: String = name.trim().chars().filter(legal).take(40).collect();
     if name.is_empty() { "member".into() } else { name }
-}
-
-/// What became of the messages of a handler.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Summary {
-    /// Messages that were handled and acked.
-    pub handled: u64,
-    /// Messages that failed and come again.
-    pub retried: u64,
-    /// Messages that were given back out of hand.
-    pub given_back: u64,
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { handled, retried, given_back } = self;
-        write!(f, "handled {handled} · retried {retried} · given back {given_back}")
-    }
-}
-
-/// A seat in somebody's hands.
-#[derive(Clone)]
-struct Held {
-    client: Arc<Inner>,
-    cell: Arc<SeatCell>,
-}
-
-impl Held {
-    /// Tells the engine to look. False when the client is closed.
-    fn poke(&self) -> bool {
-        let news = self.cell.poke();
-        !news || self.client.commands.send(Command::Poke(self.cell.id)).is_ok()
-    }
-
-    /// Waits until `look` finds something, looking whenever the seat has changed.
-    async fn wait_for<T>(&self, mut look: impl FnMut(&mut Seat) -> Option<T>) -> T {
-        loop {
-            let changed = self.cell.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(found) = look(&mut self.cell.seat()) {
-                return found;
-            }
-            changed.await;
-        }
-    }
 }
 
 /// How a seat is doing.
@@ -304,7 +188,7 @@ pub enum Status {
 
 /// A seat in a subscription. Dropped, it is left in the background.
 pub struct Subscription {
-    seat: Held,
+    pub(crate) seat: Held,
     name: String,
     member: String,
     until: Option<Stop>,
@@ -321,7 +205,10 @@ impl Subscription {
             seat.end().map(|end| {
                 Err(match end {
                     End::Refused(refusal) => JoinError::Refused(refusal.clone()),
-                    End::Late => JoinError::NotReady { within_ms: JOIN_TIMEOUT.as_millis() as u64 },
+                    End::Late(why) => JoinError::NotReady {
+                        within_ms: JOIN_TIMEOUT.as_millis() as u64,
+                        cause: why.as_ref().map_or("no answer".into(), |r| r.text.clone()),
+                    },
                     End::Superseded => JoinError::Refused(superseded.clone()),
                     End::Left | End::Unfinished { .. } | End::Closed => JoinError::Closed,
                 })
@@ -341,7 +228,7 @@ impl Subscription {
                 ReceiveError::Deleted(refusal.clone())
             }
             End::Refused(refusal) => ReceiveError::Denied(refusal.clone()),
-            End::Left | End::Late | End::Unfinished { .. } | End::Closed => ReceiveError::Closed,
+            End::Left | End::Late(_) | End::Unfinished { .. } | End::Closed => ReceiveError::Closed,
         }
     }
 
@@ -351,7 +238,7 @@ impl Subscription {
             return Some(Err(self.ended(end)));
         }
         let (hold, message) = seat.take(self.seat.client.clock.now())?;
-        Some(Ok(Delivery { seat: self.seat.clone(), hold, message, settled: false }))
+        Some(Ok(Delivery::new(self.seat.clone(), hold, message)))
     }
 
     /// The next message; none once `until` came true. Rebalances, reconnects and restarts are not
@@ -388,7 +275,7 @@ impl Subscription {
             Some(Err(end)) => Err(self.ended(&end)),
             Some(Ok((hold, message))) => {
                 self.seat.poke();
-                Ok(Some(Delivery { seat: self.seat.clone(), hold, message, settled: false }))
+                Ok(Some(Delivery::new(self.seat.clone(), hold, message)))
             }
         }
     }
@@ -474,7 +361,7 @@ impl Subscription {
             seat.end().map(|end| match end {
                 End::Unfinished { rights } => Err(LeaveError::Incomplete { rights: *rights }),
                 End::Closed => Err(LeaveError::Closed),
-                End::Left | End::Late | End::Superseded | End::Refused(_) => Ok(()),
+                End::Left | End::Late(_) | End::Superseded | End::Refused(_) => Ok(()),
             })
         };
         self.seat.wait_for(look).await
@@ -538,110 +425,5 @@ impl Events {
     /// An event if there is one now.
     pub fn try_next(&mut self) -> Option<Event> {
         self.cell.seat().next_event()
-    }
-}
-
-/// A message in the application's hands. Settling takes it; dropped unsettled it comes again, as
-/// after [`Delivery::nack`]. While it lives its ack timeout is extended, up to 15 minutes.
-#[must_use = "dropped unsettled, the message comes again"]
-pub struct Delivery {
-    seat: Held,
-    hold: Hold,
-    message: Message,
-    settled: bool,
-}
-
-impl Deref for Delivery {
-    type Target = Message;
-
-    fn deref(&self) -> &Message {
-        &self.message
-    }
-}
-
-impl Delivery {
-    /// The message itself.
-    #[must_use]
-    pub fn message(&self) -> &Message {
-        &self.message
-    }
-
-    fn settle(&mut self, how: How, token: Option<u64>) -> (Settled, bool) {
-        self.settled = true;
-        let now = self.seat.client.clock.now();
-        let settled = self.seat.cell.seat().settle(now, &self.hold, how, token);
-        // A settlement may let the next message of its key go.
-        self.seat.cell.changed.notify_waiters();
-        (settled, self.seat.poke())
-    }
-
-    fn settle_now(mut self, how: How) -> Settle {
-        let (settled, told) = self.settle(how, None);
-        Settle(if told || settled != Settled::Taken { Ok(()) } else { Err(AckError::Closed) })
-    }
-
-    /// The message is done. Decided at the call; the future that it returns is ready at once and
-    /// need not be awaited. An ack under a right that was lost is counted, not an error.
-    pub fn ack(self) -> Settle {
-        self.settle_now(How::Ack)
-    }
-
-    /// The message could not be handled: it comes again, before its key's later messages.
-    pub fn nack(self) -> Settle {
-        self.settle_now(How::Nack)
-    }
-
-    /// The message was not looked at: it comes again, and this delivery does not count.
-    pub fn give_back(self) -> Settle {
-        self.settle_now(How::GiveBack)
-    }
-
-    /// The message is done, durably.
-    ///
-    /// # Cancellation
-    /// Decided at the call: the ack is on its way.
-    ///
-    /// # Errors
-    /// [`AckError`].
-    pub async fn ack_confirmed(mut self) -> Result<(), AckError> {
-        let (token, confirmed) = self.seat.cell.wait();
-        let (settled, told) = self.settle(How::Ack, Some(token));
-        let early = match settled {
-            Settled::Taken if told => None,
-            Settled::Taken => Some(AckError::Closed),
-            Settled::Before => Some(AckError::Expired),
-            Settled::Fenced => Some(AckError::Fenced),
-        };
-        if let Some(e) = early {
-            self.seat.cell.confirm(token, Err(e.clone()));
-            return Err(e);
-        }
-        confirmed.await.unwrap_or(Err(AckError::Unknown))
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.settle(How::Nack, None);
-        }
-    }
-}
-
-impl std::fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} @ {}", self.message.queue, self.message.offset)
-    }
-}
-
-/// What became of a settlement: ready at once.
-#[derive(Debug)]
-pub struct Settle(Result<(), AckError>);
-
-impl Future for Settle {
-    type Output = Result<(), AckError>;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(self.0.clone())
     }
 }

@@ -1,9 +1,10 @@
 //! The handles without an engine: what a caller may drop, and when.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use ringway_proto::batch::{Batch, BatchBuilder};
 use ringway_proto::control::{GrantedRight, Joined, Order};
@@ -19,8 +20,8 @@ use crate::cell::SeatCell;
 use crate::client::{Client, Inner};
 use crate::clock::Clock;
 use crate::engine::Command;
-use crate::error::{JoinError, PublishError, ReceiveError, SendError};
-use crate::logic::seat::{Action, End};
+use crate::error::{AckError, JoinError, PublishError, ReceiveError, SendError};
+use crate::logic::report::{Action, End};
 use crate::options::Options;
 use crate::routes::Routes;
 
@@ -30,7 +31,7 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 
 /// A client whose commands nobody but the test reads.
 fn client(options: Options) -> (Client, mpsc::UnboundedReceiver<Command>, tokio::runtime::Runtime) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (commands, rx) = mpsc::unbounded_channel();
     let routes = Routes::new(Arc::new(Router::new(Routing::default()).unwrap()));
     let inner = Inner::new(commands, Arc::new(routes), options, runtime.handle().clone());
@@ -191,8 +192,7 @@ fn a_send_waits_for_room_and_now_says_that_there_is_none() {
     let full = producer.send("a.b", vec![0; 60]).now().err();
     assert_eq!(full, Some(SendError::NoRoom { limit_bytes: 100 }));
     {
-        let mut waiting =
-            pin!(std::future::IntoFuture::into_future(producer.send("a.b", vec![0; 60])));
+        let mut waiting = pin!(producer.send("a.b", vec![0; 60]).into_future());
         assert!(poll_once(waiting.as_mut()).is_pending());
         let Ok(Command::Publish { bytes, completion, .. }) = rx.try_recv() else { panic!() };
         completion.complete(Err(PublishError::Unknown { cause: "lost".into() }));
@@ -208,6 +208,48 @@ fn a_send_waits_for_room_and_now_says_that_there_is_none() {
     let Poll::Ready(Err(e)) = poll_once(flush.as_mut()) else { panic!("not flushed") };
     assert_eq!((e.stored, e.failed, e.unknown), (1, 0, 1));
     assert!(e.is_unknown());
+}
+
+#[test]
+fn a_send_waits_for_room_no_longer_than_its_deadline() {
+    let (client, _rx, runtime) = client(Options { max_in_flight_bytes: 10, ..Options::default() });
+    let producer = client.producer().build();
+    let _first = producer.send("a.b", "x").now().unwrap();
+    let late = client.publish("a.b", "y").deadline(Duration::ZERO);
+    let e = runtime.block_on(late.into_future()).unwrap_err();
+    assert!(matches!(e, PublishError::NotSent { .. }), "{e}");
+    assert!(e.to_string().contains("at most 10 bytes"), "{e}");
+}
+
+#[test]
+fn a_flush_ends_when_the_engine_is_gone_without_an_answer() {
+    let (client, rx, runtime) = client(Options::default());
+    let producer = client.producer().build();
+    let pending = producer.send("a.b", "x").now().unwrap();
+    drop(rx);
+    assert!(runtime.block_on(pending).unwrap_err().is_unknown());
+    assert_eq!(producer.send("a.b", "x").now().err(), Some(SendError::Closed));
+    let flushed = runtime.block_on(producer.flush());
+    assert_eq!(flushed.unwrap().stored, 0, "the failure was reported by its pending");
+}
+
+#[test]
+fn an_ack_is_decided_at_the_call_and_fails_only_on_a_closed_client() {
+    let (client, mut rx, runtime) = client(Options::default());
+    let mut join = pin!(client.subscribe(">").name("s").join());
+    assert!(poll_once(join.as_mut()).is_pending());
+    let (cell, open) = seated(&mut rx, client.inner.clock);
+    deliver(&cell, open, 4);
+    let Poll::Ready(Ok(mut subscription)) = poll_once(join.as_mut()) else { panic!("not joined") };
+    let mut take = || subscription.try_next().unwrap().unwrap();
+    drop(take().ack_confirmed());
+    assert_eq!(cell.seat().counts().acked, 1, "an ack that nobody awaits counts all the same");
+    let (fenced, closed) = (take(), take());
+    cell.seat().lost(RIGHT, Epoch(1));
+    assert_eq!(runtime.block_on(fenced.ack()), Ok(()));
+    assert_eq!(cell.seat().counts().fenced, 1);
+    drop(rx);
+    assert_eq!(runtime.block_on(closed.ack()), Err(AckError::Closed));
 }
 
 #[test]

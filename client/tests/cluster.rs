@@ -33,6 +33,8 @@ struct Log {
     returned: Vec<u64>,
     /// Appends that are refused before any is taken.
     refusals: Vec<Code>,
+    /// Said after the routing.
+    late: Option<Joined>,
     told: Vec<FromClient>,
 }
 
@@ -121,6 +123,10 @@ async fn sessions(peer: Peer, routing: Routing, log: Shared) {
                 }
                 for answer in answers(&message, incarnation, &routing) {
                     let _ = w.write_control(Kind::Control, &answer).await;
+                }
+                let late = log.lock().unwrap().late.take();
+                if let Some(late) = late {
+                    let _ = w.write_control(Kind::Control, &ToClient::Joined(late)).await;
                 }
                 log.lock().unwrap().told.push(message);
             }
@@ -347,6 +353,60 @@ async fn handlers_keep_the_order_of_a_key_and_a_stop_gives_the_unread_back() {
     assert_eq!(all, (0..40).collect::<Vec<u64>>(), "acked or given back");
     let told = cluster.log.lock().unwrap().told.clone();
     assert!(told.iter().any(|m| matches!(m, FromClient::Drained { .. })));
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_before_it_returns_a_future_hurts_only_its_message() {
+    let cluster = Cluster::start().await;
+    let client = Client::connect(&cluster.url).await.unwrap();
+    for n in 0..4u32 {
+        client.publish("a.b", n.to_string()).key(n.to_string()).await.unwrap();
+    }
+    let (handled, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let stop = async move {
+        for _ in 0..3 {
+            seen.recv().await;
+        }
+    };
+    let summary = client.subscribe("a.>").name("s").until(stop).for_each(move |message| {
+        assert_ne!(message.text().unwrap(), "1", "this one panics");
+        let handled = handled.clone();
+        async move {
+            handled.send(())?;
+            Ok::<(), HandlerError>(())
+        }
+    });
+    let summary = summary.await.unwrap();
+    assert_eq!((summary.handled, summary.retried), (3, 1));
+    assert_eq!(cluster.acked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_seat_that_nobody_waits_for_any_more_is_left_again() {
+    let cluster = Cluster::start().await;
+    // The answer to a join that was given up.
+    let late = Joined {
+        name: "s".parse().unwrap(),
+        subscription: SubscriptionId(1),
+        member: "m".parse().unwrap(),
+        incarnation: Incarnation(7),
+        created: false,
+        order: Order::Key,
+        rights: vec![],
+    };
+    cluster.log.lock().unwrap().late = Some(late);
+    let _client = Client::connect(&cluster.url).await.unwrap();
+    let is_left = || {
+        let left =
+            |m: &FromClient| matches!(m, FromClient::Leave { incarnation: Incarnation(7), .. });
+        cluster.log.lock().unwrap().told.iter().any(left)
+    };
+    let left = async {
+        while !is_left() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), left).await.expect("a seat without a holder");
 }
 
 #[tokio::test]

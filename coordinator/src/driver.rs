@@ -157,7 +157,11 @@ impl Driver {
             Message::FromWorker(conn, message) => Input::FromWorker { conn, message },
             Message::FromClient(conn, message) => Input::FromClient { conn, message },
             Message::Closed(conn) => {
-                running.sessions.remove(&conn);
+                // Its last ping counts: a broken connection is no silence.
+                if let Some(push) = running.sessions.remove(&conn) {
+                    let heard = self.heard(&push);
+                    self.machine.handle(self.now(), heard, effects);
+                }
                 Input::Disconnected { conn }
             }
             Message::Ask(request, answer) => {
@@ -177,12 +181,16 @@ impl Driver {
         if self.machine.next_wakeup().is_none_or(|at| at > now) {
             return;
         }
-        for (conn, push) in &running.sessions {
-            let heard = push.peer().last_heard().saturating_duration_since(self.start);
-            let at = Time(heard.as_millis() as u64);
-            self.machine.handle(now, Input::Heard { conn: *conn, at }, effects);
+        for push in running.sessions.values() {
+            self.machine.handle(now, self.heard(push), effects);
         }
         self.machine.wake(now, effects);
+    }
+
+    /// When a connection was heard last, as an input.
+    fn heard(&self, push: &Push) -> Input {
+        let heard = push.peer().last_heard().saturating_duration_since(self.start);
+        Input::Heard { conn: push.peer().id(), at: Time(heard.as_millis() as u64) }
     }
 
     /// Ends a step: stores, then acts.

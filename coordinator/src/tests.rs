@@ -117,6 +117,32 @@ async fn a_worker_gets_its_queues_and_a_watcher_the_routing() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_connection_breaks_has_its_full_time_from_its_last_ping() {
+    let place = Place::new();
+    let coordinator = place.start().await.unwrap();
+    let client = place.client(&coordinator).await;
+    let worker = place.worker(&coordinator, "w1").await;
+    let (_writer, mut orders) = session(&worker, &register("w1")).await;
+    assert_eq!(next::<ToWorker>(&mut orders).await, ToWorker::Registered);
+    let registered = Instant::now();
+    let pinged = || worker.last_answer().unwrap();
+    while pinged() < registered + Duration::from_millis(500) {
+        assert!(is_up(&client).await);
+    }
+    worker.close(0, "broken");
+    while is_up(&client).await {}
+    assert!(pinged().elapsed() >= crate::Timing::default().lapse(), "{:?}", pinged().elapsed());
+    coordinator.shutdown().await;
+}
+
+async fn is_up(client: &Peer) -> bool {
+    match ask(client, AdminRequest::ClusterWorkers).await {
+        Ok(AdminResponse::Workers(workers)) => workers.iter().any(|w| w.state == "up"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn what_was_made_is_there_after_a_restart_and_the_directory_is_free_again() {
     let place = Place::new();
     let coordinator = place.start().await.unwrap();

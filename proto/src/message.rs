@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::class::Class;
 use crate::limits::{MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_KEY_BYTES};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, grouped};
 
 /// A message that is to be published.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,8 +50,9 @@ impl Message {
             return Err(Refusal::new(
                 Code::TooLarge,
                 format!(
-                    "the body has {} bytes; group {group:?} accepts at most {max_body_bytes}",
-                    self.body.len()
+                    "the body has {} bytes; group {group:?} accepts at most {}",
+                    grouped(self.body.len() as u64),
+                    grouped(max_body_bytes.into())
                 ),
             )
             .hint("store large content elsewhere and send a reference"));
@@ -61,29 +62,31 @@ impl Message {
                 && bytes.len() > MAX_KEY_BYTES
             {
                 return invalid(format!(
-                    "the {what} has {} bytes; at most {MAX_KEY_BYTES} are accepted",
-                    bytes.len()
+                    "the {what} has {} bytes; at most {} are accepted",
+                    grouped(bytes.len() as u64),
+                    grouped(MAX_KEY_BYTES as u64)
                 ));
             }
         }
         if self.headers.len() > MAX_HEADERS {
             return invalid(format!(
                 "the message has {} headers; at most {MAX_HEADERS} are accepted",
-                self.headers.len()
+                grouped(self.headers.len() as u64)
             ));
         }
         for header in &self.headers {
             if header.name.is_empty() || header.name.len() > MAX_HEADER_NAME_BYTES {
                 return invalid(format!(
                     "a header name has {} bytes; 1 to {MAX_HEADER_NAME_BYTES} are accepted",
-                    header.name.len()
+                    grouped(header.name.len() as u64)
                 ));
             }
             if header.value.len() > MAX_HEADER_VALUE_BYTES {
                 return invalid(format!(
-                    "header {:?} has {} bytes; at most {MAX_HEADER_VALUE_BYTES} are accepted",
+                    "header {:?} has {} bytes; at most {} are accepted",
                     header.name,
-                    header.value.len()
+                    grouped(header.value.len() as u64),
+                    grouped(MAX_HEADER_VALUE_BYTES as u64)
                 ));
             }
         }
@@ -94,5 +97,28 @@ impl Message {
     #[must_use]
     pub fn routing_key(&self) -> Option<&Bytes> {
         self.key.as_ref().or(self.id.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(message: &Message) -> String {
+        message.check("orders", 1 << 20).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_with_both_numbers() {
+        let class = Class::new("orders.new").unwrap();
+        let message = Message::new(class.clone(), vec![0; 1_310_720]);
+        let wanted = "the body has 1,310,720 bytes; group \"orders\" accepts at most 1,048,576";
+        assert_eq!(text(&message), wanted);
+        let keyed = Message { key: Some(vec![0; 5000].into()), ..Message::new(class.clone(), "") };
+        assert_eq!(text(&keyed), "the key has 5,000 bytes; at most 4,096 are accepted");
+        let header = Header { name: "h".into(), value: vec![0; 20_000].into() };
+        let headed = Message { headers: vec![header], ..Message::new(class.clone(), "") };
+        assert_eq!(text(&headed), "header \"h\" has 20,000 bytes; at most 16,384 are accepted");
+        assert!(Message::new(class, vec![0; 1 << 20]).check("orders", 1 << 20).is_ok());
     }
 }

@@ -1,5 +1,5 @@
-//! What the documentation lists is what the programs have: metrics with types and labels, and the
-//! alert rules that use them.
+//! What the documentation lists is what there is: files, links, metrics with types and labels, and
+//! the alert rules that use them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -25,6 +25,36 @@ struct Described {
 
 fn in_repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// What stands between two marks, all over a text.
+fn between<'t>(text: &'t str, from: &'t str, to: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(from).skip(1).filter_map(move |rest| rest.split_once(to)).map(|(inner, _)| inner)
+}
+
+#[test]
+fn files_and_links_that_the_documentation_names_exist() {
+    let mut pages =
+        vec!["README.md".to_owned(), "ARCHITECTURE.md".into(), "CONTRIBUTING.md".into()];
+    for entry in std::fs::read_dir(in_repository("docs")).expect("docs") {
+        pages.push(format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
+    }
+    let mut seen = 0;
+    for page in pages.iter().filter(|page| page.ends_with(".md")) {
+        let text = read(&in_repository(page));
+        let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for link in between(&text, "](", ")").filter(|link| !link.contains("://")) {
+            let path = link.split('#').next().unwrap_or_default();
+            assert!(in_repository(folder).join(path).exists(), "{page} links to {link}");
+            seen += 1;
+        }
+        for name in text.split('`').filter(|name| name.ends_with(".rs") && name.contains("/src/")) {
+            let is_one = !name.contains(['{', ' ', '\n']);
+            assert!(!is_one || in_repository(name).exists(), "{page} names {name}");
+            seen += usize::from(is_one);
+        }
+    }
+    assert!(seen > 40, "only {seen} files and links were found");
 }
 
 /// The tables of docs/metrics.md: name, type, labels, meaning.

@@ -35,7 +35,9 @@ fn the_lines_that_up_prints_work_as_they_are() {
     let (publish, rest) = commands.split_first().expect("three lines");
     assert!(publish.starts_with(binary) && rest[0].starts_with(binary), "{printed}");
     scratch.program("sh", ["-c", publish]).named("pasted-pub").ok();
-    let member = scratch.program("sh", ["-c", rest[0]]).named("pasted-sub").spawn();
+    // In place of the shell, so that it ends with its handle.
+    let subscribe = format!("exec {}", rest[0]);
+    let member = scratch.program("sh", ["-c", &subscribe]).named("pasted-sub").spawn();
     scratch.until("the published message", || (!member.stdout().is_empty()).then_some(()));
     if scratch.program("sh", ["-c", "command -v curl"]).output().code == 0 {
         let metrics = scratch.program("sh", ["-c", rest[1]]).named("pasted-curl").ok();

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ringway_proto::control::{FromWorker, Register, ToWorker};
 use ringway_proto::frame::Kind;
@@ -18,6 +19,9 @@ use crate::logic::host::Step;
 use crate::metrics::Metrics;
 use crate::shard::{Input, Shards};
 use crate::worker::fail;
+
+/// How long it is without a coordinator before it says why.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// What the link needs.
 pub(crate) struct Control {
@@ -74,9 +78,14 @@ impl Control {
     /// Keeps the worker registered until it has to leave or the link is dropped.
     pub async fn run(mut self) {
         let mut standing = Standing::default();
+        let mut said = None;
         loop {
             let peer = tokio::select! {
                 peer = self.link.connected() => peer,
+                () = tokio::time::sleep(NOTICE) => {
+                    self.say_why_alone(&mut said);
+                    continue;
+                }
                 // Nobody hears it; the registration says how things stand.
                 Some(_) = self.events.recv() => continue,
             };
@@ -103,6 +112,15 @@ impl Control {
         }
     }
 
+    /// Says why no coordinator is connected, each reason once: a wrong CA does not pass by itself.
+    fn say_why_alone(&self, said: &mut Option<String>) {
+        let why = self.link.last_error().map(|e| e.to_string());
+        if let Some(why) = why.filter(|why| said.as_ref() != Some(why)) {
+            warn!("not registered: {why}");
+            *said = Some(why);
+        }
+    }
+
     async fn until_gone(&self, peer: &Peer) {
         let mut current = self.link.peer();
         // An error means that the link is gone, which `connected` reports.
@@ -124,7 +142,8 @@ impl Control {
         let (mut writer, mut reader) = peer.open().await?;
         // Events from before this moment stay in the channel and follow the registration, so
         // that none falls between the two.
-        let queues = self.shards.ask(Input::Held).await.concat();
+        // All or none: a queue that is not named here counts as not held.
+        let queues = self.shards.ask_all(Input::Held).await.map_err(NetError::Refused)?.concat();
         standing.open = queues.iter().map(|held| held.queue).collect();
         let register = Register { queues, ..self.register.clone() };
         writer.write_control(Kind::Control, &FromWorker::Register(register)).await?;
@@ -179,7 +198,8 @@ impl Control {
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
         };
         let step = Input::Step { queue, step: Box::new(step) };
-        self.shards.send(queue, step).await.map_err(Ended::Refused)
+        // A shard that is gone has said why, or the worker is leaving anyway.
+        Ok(self.shards.send(queue, step).await.map_err(NetError::Refused)?)
     }
 
     async fn route(&self, routing: &Routing, standing: &mut Standing) {

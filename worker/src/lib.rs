@@ -13,7 +13,7 @@ pub mod journal;
 pub mod logic;
 mod metrics;
 pub mod records;
-mod replay;
+pub mod replay;
 mod server;
 mod shard;
 mod worker;

@@ -15,7 +15,12 @@ use ringway_proto::net::Role;
 use ringway_proto::{Refusal, WallTime, WorkerId};
 
 use crate::journal::{Journal, JournalStats};
+use crate::logic::LateOrder;
 use crate::logic::host::RightState;
+
+/// Kinds of orders that come under an older epoch.
+const OPEN_QUEUE: &str = "open_queue";
+const TOMBSTONE: &str = "tombstone";
 
 /// Every metric of a worker.
 pub(crate) struct Metrics {
@@ -141,7 +146,7 @@ impl Metrics {
             )?,
             fenced: make.counters(
                 "ringway_fenced_total",
-                "Requests refused because they came under an older epoch.",
+                "Requests and orders that came under an older epoch and changed nothing.",
                 &["kind"],
             )?,
             backpressure_seconds: make.add(Counter::new(
@@ -196,7 +201,7 @@ impl Metrics {
         for role in ["client", "worker", "coordinator"] {
             made.connections.with_label_values(&[role]).set(0);
         }
-        for kind in ["open", "ack"] {
+        for kind in ["open", "ack", OPEN_QUEUE, TOMBSTONE] {
             made.fenced.with_label_values(&[kind]).inc_by(0);
         }
         Ok(made)
@@ -208,6 +213,15 @@ impl Metrics {
 
     pub fn refused(&self, refusal: &Refusal) {
         self.publish_refused.with_label_values(&[refusal.code.name()]).inc();
+    }
+
+    /// An order of the coordinator that was ignored.
+    pub fn late(&self, order: LateOrder) {
+        let kind = match order {
+            LateOrder::OpenQueue => OPEN_QUEUE,
+            LateOrder::Tombstone => TOMBSTONE,
+        };
+        self.fenced.with_label_values(&[kind]).inc();
     }
 
     pub fn connection(&self, role: Role, change: i64) {

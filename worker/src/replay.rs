@@ -11,16 +11,18 @@ use crate::logic::host::{Host, StoredBatch};
 use crate::records::ControlRecord;
 
 /// Where the batches of each queue are.
-pub(crate) type Indexes = BTreeMap<QueueId, QueueIndex>;
+pub type Indexes = BTreeMap<QueueId, QueueIndex>;
 
 /// The state so far.
-pub(crate) struct Replay {
+pub struct Replay {
     host: Host,
     indexes: Indexes,
     failure: Option<Refusal>,
 }
 
 impl Replay {
+    /// Nothing yet.
+    #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self { host: Host::new(rules), indexes: Indexes::new(), failure: None }
     }

@@ -73,6 +73,7 @@ impl Worker {
         let (journal, host, indexes) = open_journal(&config, &metrics).await?;
 
         let (events_out, events) = mpsc::unbounded_channel();
+        let (fail, failed) = watch::channel(None);
         let parts = |inputs, host, indexes| Parts {
             inputs,
             host,
@@ -81,6 +82,7 @@ impl Worker {
             events: events_out.clone(),
             metrics: Arc::clone(&metrics),
             cache_bytes: config.settings.cache_bytes / config.settings.shards,
+            failed: fail.clone(),
         };
         let mut tasks = Tasks(Vec::new());
         let shards = start_shards(&config.settings, host, indexes, parts, &mut tasks);
@@ -96,7 +98,6 @@ impl Worker {
         };
         tasks.0.push(tokio::spawn(serve(Arc::clone(&listener), Arc::new(shared), watch_alive)));
 
-        let (fail, failed) = watch::channel(None);
         let address = listener.local_addr();
         let ready = Arc::new(AtomicBool::new(false));
         let dialer = Dialer::new(ClientTls::from_server(&tls), config.id.as_str());

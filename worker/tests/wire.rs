@@ -467,3 +467,63 @@ async fn garbage_and_orders_from_a_client_are_refused() {
     assert_eq!(outcome(&mut from).await, Ok(Offset(0)));
     worker.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_process_that_was_refused_the_right_acks_nothing() {
+    let place = Place::new();
+    let (_listener, _session, worker) = place.serving(|_| {}).await;
+    let client = place.client(&worker).await;
+    let (mut to, mut from) = client.open().await.unwrap();
+    send(&mut to, &append(0, 2, 1)).await;
+    assert_eq!(outcome(&mut from).await, Ok(Offset(0)));
+    let (_right, mut deliveries, _) = opened(&client, &open_right(1, 1)).await;
+    assert_eq!(delivered(&mut deliveries, 2).await, [0, 1]);
+
+    // Another process names the holder's epoch and does not wait for the answer.
+    let other = Holder { incarnation: Incarnation(2), ..holder() };
+    for open in 2..20 {
+        let (mut to, mut from) = client.open().await.unwrap();
+        let request = OpenRight { holder: other.clone(), ..open_right(1, open) };
+        let acks =
+            Ranges { open: OpenNumber(open), number: 1, ranges: vec![OffsetRange::new(0, 2)] };
+        to.push_control(Kind::OpenRight, &request).unwrap();
+        to.push(Kind::Ack, &[acks.encode()]).unwrap();
+        to.flush().await.unwrap();
+        let refusal = from.expect(Kind::RightOpened).await.unwrap_err().refusal();
+        assert_eq!(refusal.code, Code::Fenced);
+    }
+    assert_eq!(floor(&client, 1).await, Offset(0));
+    worker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clean_close_keeps_what_was_passed_over() {
+    let place = Place::new();
+    let (_listener, _session, worker) = place.serving(|_| {}).await;
+    let client = place.client(&worker).await;
+    let (mut to, mut from) = client.open().await.unwrap();
+    let (_right, mut even, first) = opened(&client, &open_right(2, 1)).await;
+    assert_eq!(first.end, Offset(0));
+    // Only the last of them is for this subscription.
+    for (sequence, n) in [1, 3, 4].into_iter().enumerate() {
+        let base_sequence = Sequence(sequence as u64);
+        send(&mut to, &Append { base_sequence, ..append(n, n + 1, 1) }).await;
+        outcome(&mut from).await.unwrap();
+    }
+    let deliver = Deliver::decode(even.expect(Kind::Deliver).await.unwrap()).unwrap();
+    assert_eq!(deliver.base_offset, Offset(2));
+    assert_eq!(floor(&client, 2).await, Offset(2));
+    worker.shutdown().await;
+
+    let worker = Worker::start(place.config("127.0.0.1:9".parse().unwrap())).await.unwrap();
+    let client = place.client(&worker).await;
+    assert_eq!(floor(&client, 2).await, Offset(2));
+    worker.shutdown().await;
+}
+
+/// Up to where a subscription is done with the queue.
+async fn floor(client: &Peer, subscription: u32) -> Offset {
+    let question = WorkerRequest::Lag { subscription: SubscriptionId(subscription) };
+    let WorkerResponse::Lag(lag) = client.request(&question, Duration::from_secs(5)).await.unwrap();
+    lag[0].floor
+}

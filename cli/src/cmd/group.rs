@@ -71,7 +71,18 @@ async fn delete(
     let client = context.connect().await?;
     let admin = client.admin();
     if dry_run {
-        let group = admin.group_delete(name, true).await?;
+        // What would go is shown also where a binding is in the way.
+        let (group, _) = admin.group(name).await?;
+        if let Err(e) = admin.group_delete(name, true).await {
+            let refused = Failure::from(e);
+            return Err(match group.bindings {
+                0 => refused,
+                _ => refused.note(format!(
+                    "without that, {} and their messages would be deleted",
+                    what(&group)
+                )),
+            });
+        }
         let said =
             format!("would delete {} and their messages · nothing was changed", what(&group));
         return context.output.said(&json!({"group": group, "dry_run": true}), &said);

@@ -81,7 +81,9 @@ impl Acks {
     /// All up to this number are durable; returns who waited for them.
     pub fn confirmed(&mut self, number: u64) -> Vec<u64> {
         let mut tokens = Vec::new();
-        while let Some(sent) = self.sent.pop_front_if(|s| s.number <= number) {
+        while self.sent.front().is_some_and(|s| s.number <= number)
+            && let Some(sent) = self.sent.pop_front()
+        {
             tokens.extend(sent.tokens);
         }
         tokens

@@ -57,7 +57,8 @@ struct InHand {
 pub struct Holding {
     order: Order,
     held: BTreeMap<Offset, Held>,
-    bytes: u64,
+    /// Those of `held` that are here: unread or in hand.
+    here: Credit,
     hand: BTreeMap<Offset, InHand>,
     /// What may be handed out now.
     ready: BTreeSet<Offset>,
@@ -74,7 +75,7 @@ impl Holding {
         Self {
             order,
             held: BTreeMap::new(),
-            bytes: 0,
+            here: Credit { messages: 0, bytes: 0 },
             hand: BTreeMap::new(),
             ready: BTreeSet::new(),
             keys: BTreeMap::new(),
@@ -82,23 +83,11 @@ impl Holding {
         }
     }
 
-    /// Messages held: unread, in hand, or due to come again.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Whether nothing is held.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// What is held, as credit.
+    /// What is unread or in hand, as credit. What has to come again is not: its queue may send
+    /// others in its place.
     #[must_use]
     pub fn in_use(&self) -> Credit {
-        let messages = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        Credit { messages, bytes: self.bytes }
+        self.here
     }
 
     /// Whether something may be handed out.
@@ -142,6 +131,10 @@ impl Holding {
                 unread.delivery = message.delivery;
                 return;
             }
+            if let State::Awaited(_) = held.state {
+                self.here.messages += 1;
+                self.here.bytes += held.bytes;
+            }
             held.state = State::Unread(Box::new(message));
             self.hand.remove(&offset);
         } else {
@@ -151,7 +144,8 @@ impl Holding {
             }
             let state = State::Unread(Box::new(message));
             self.held.insert(offset, Held { key, bytes, delivery, state });
-            self.bytes += bytes;
+            self.here.messages += 1;
+            self.here.bytes += bytes;
         }
         self.look_at(offset);
     }
@@ -222,13 +216,18 @@ impl Holding {
     fn await_again(&mut self, now: Time, offset: Offset) {
         if let Some(held) = self.held.get_mut(&offset) {
             held.state = State::Awaited(now);
+            self.here.messages -= 1;
+            self.here.bytes -= held.bytes;
             self.look_at(offset);
         }
     }
 
     fn forget(&mut self, offset: Offset) -> bool {
         let Some(held) = self.held.remove(&offset) else { return false };
-        self.bytes -= held.bytes;
+        if !matches!(held.state, State::Awaited(_)) {
+            self.here.messages -= 1;
+            self.here.bytes -= held.bytes;
+        }
         self.ready.remove(&offset);
         if let Some(key) = held.key {
             if let Some(line) = self.keys.get_mut(&key) {
@@ -255,9 +254,8 @@ impl Holding {
 
     /// The messages in hand whose ack timeout is to be extended now.
     pub fn due_extensions(&mut self, now: Time) -> Vec<Offset> {
-        let due = |h: &InHand| {
-            now.since(h.told) >= EXTEND_EVERY && now.since(h.since) <= HANDLING_LIMIT
-        };
+        let due =
+            |h: &InHand| now.since(h.told) >= EXTEND_EVERY && now.since(h.since) <= HANDLING_LIMIT;
         let due = self.hand.iter_mut().filter(|(_, h)| due(h));
         due.map(|(at, hand)| {
             hand.told = now;
@@ -273,21 +271,12 @@ impl Holding {
         if self.has_ready() || now.since(self.made_room) < PATIENCE {
             return None;
         }
-        let (mut here, mut waiting) = (Credit { messages: 0, bytes: 0 }, None);
-        for held in self.held.values() {
-            match held.state {
-                State::Awaited(since) if now.since(since) >= PATIENCE => {
-                    waiting = waiting.or(Some(held.bytes));
-                }
-                State::Awaited(_) => {}
-                State::Unread(_) | State::InHand => {
-                    here.messages += 1;
-                    here.bytes += held.bytes;
-                }
-            }
-        }
-        let needed = waiting?;
-        if here.messages < window.messages && here.bytes + needed <= window.bytes {
+        let waits_long =
+            |h: &&Held| matches!(h.state, State::Awaited(at) if now.since(at) >= PATIENCE);
+        let needed = self.held.values().find(waits_long)?.bytes;
+        let has_room = self.here.messages < window.messages
+            && self.here.bytes.saturating_add(needed) <= window.bytes;
+        if has_room {
             return None;
         }
         let (latest, _) =

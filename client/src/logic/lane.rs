@@ -169,6 +169,7 @@ pub struct Lane {
     stale: Option<(Epoch, RoutingVersion)>,
     retry_at: Option<Time>,
     failures: u32,
+    /// What was in the way last; empty when nothing was.
     cause: String,
 }
 
@@ -189,7 +190,7 @@ impl Lane {
             stale: None,
             retry_at: None,
             failures: 0,
-            cause: "its primary is not connected".into(),
+            cause: String::new(),
         }
     }
 
@@ -294,6 +295,21 @@ impl Lane {
         self.flight.push_back(Flight { base, batch: builder.finish(wall), waiting, sent: false });
     }
 
+    /// There is nobody to send to: nothing is tried before that changes.
+    pub fn wait_for_primary(&mut self, why: impl FnOnce() -> String) {
+        self.retry_at = None;
+        if self.cause.is_empty() {
+            self.cause = why();
+        }
+    }
+
+    fn cause(&self) -> String {
+        match self.cause.as_str() {
+            "" => "the queue has not answered what came before it".into(),
+            cause => cause.into(),
+        }
+    }
+
     /// The stream to the primary was lost: everything unanswered goes again, in a new session.
     pub fn disconnected(&mut self, worker: &WorkerId, cause: &str) {
         if self.at.as_ref().is_some_and(|(at, _)| at == worker) {
@@ -324,6 +340,7 @@ impl Lane {
         match answer.outcome {
             Ok(offset) => {
                 self.failures = 0;
+                self.cause.clear();
                 if let Some(flight) = self.flight.remove(at) {
                     for (i, w) in flight.waiting.into_iter().enumerate() {
                         if !w.told {
@@ -500,13 +517,14 @@ impl Lane {
         self.pending = rest;
         for item in late {
             self.pending_bytes -= item.bytes as usize;
-            out.done(item.ticket, Outcome::NotSent(self.cause.clone()));
+            out.done(item.ticket, Outcome::NotSent(self.cause()));
             out.leave(item.bytes, item.slot());
         }
+        let cause = if self.cause.is_empty() { "no answer yet" } else { &self.cause };
         for w in self.flight.iter_mut().flat_map(|f| &mut f.waiting) {
             if !w.told && w.deadline <= now {
                 w.told = true;
-                out.done(w.ticket, Outcome::Unknown(self.cause.clone()));
+                out.done(w.ticket, Outcome::Unknown(cause.to_owned()));
             }
         }
     }

@@ -267,11 +267,17 @@ impl Publisher {
         self.dirty.extend(self.lanes.iter().filter(due).map(|(q, _)| *q));
         while let Some(queue) = self.dirty.pop_first() {
             let Some(lane) = self.lanes.get_mut(&queue) else { continue };
-            let Some(route) = self.router.queue(queue) else { continue };
-            let Some(worker) = route.primary.as_ref().filter(|_| !lane.is_empty()) else {
+            if lane.is_empty() {
+                continue;
+            }
+            // Another primary, or the connection to this one, makes the lane dirty again.
+            let route = self.router.queue(queue);
+            let Some((worker, route)) = route.and_then(|r| Some((r.primary.as_ref()?, r))) else {
+                lane.wait_for_primary(|| "no worker serves the queue".into());
                 continue;
             };
             if !self.connected.contains(worker) {
+                lane.wait_for_primary(|| format!("worker {worker} is not connected"));
                 out.push(Action::Want(worker.clone()));
                 continue;
             }

@@ -379,3 +379,31 @@ fn a_body_over_the_groups_limit_is_refused_before_anything_is_sent() {
     assert_eq!(w.sent(), []);
     assert_eq!(w.room, (1 << 20) + 17);
 }
+
+#[test]
+fn a_queue_whose_primary_is_away_is_not_tried_again_before_that_changes() {
+    let mut w = World::new();
+    w.publish("1");
+    let first = w.sent_one();
+    w.answer(&first, Err(Code::Unavailable), 1);
+    let mut moved = routing(2, 0);
+    moved.groups[0].queues[0].primary = Some(worker("w2"));
+    moved.groups[0].queues[0].epoch = Epoch(2);
+    w.routing(moved);
+    w.after(Duration::from_secs(1));
+    assert_eq!(w.sent(), []);
+    let deadline = Time(1000) + Duration::from_secs(60);
+    assert_eq!(w.publisher.next_wakeup(), Some(deadline), "a wake-up that does nothing");
+    w.publisher.connected(worker("w2"));
+    w.take(Vec::new());
+    assert_eq!(w.sent_one().epoch, Epoch(2));
+}
+
+#[test]
+fn what_never_found_a_connection_says_to_whom() {
+    let mut w = World::new();
+    w.publisher.disconnected(&worker("w1"), "gone");
+    w.publish("1");
+    w.after(Duration::from_secs(61));
+    assert_eq!(w.done, [(1, Outcome::NotSent("worker w1 is not connected".into()))]);
+}

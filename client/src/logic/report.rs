@@ -113,7 +113,7 @@ pub struct Counts {
     pub given_back: u64,
     /// Settlements that came too late: the right was lost.
     pub fenced: u64,
-    /// Messages held now.
+    /// Messages held now: unread or in the application's hands.
     pub held: u64,
 }
 

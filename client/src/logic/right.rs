@@ -125,12 +125,6 @@ impl Right {
         self.stream == Stream::Open
     }
 
-    /// Messages held: unread, in hand, or due to come again.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.holding.len()
-    }
-
     /// Whether something may be handed out.
     #[must_use]
     pub fn has_ready(&self) -> bool {
@@ -150,7 +144,7 @@ impl Right {
         }
     }
 
-    /// What is held, as credit.
+    /// What is unread or in hand, as credit.
     #[must_use]
     pub fn in_use(&self) -> Credit {
         self.holding.in_use()

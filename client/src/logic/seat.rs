@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, OpenRight, Order};
+use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, Order};
 use ringway_proto::data::{AckConfirmed, Deliver};
 use ringway_proto::routing::Router;
 use ringway_proto::{Code, Epoch, Holder, OpenNumber, Refusal, RightId, SubscriptionId, Time};
 
 use super::credit::{Credit, share};
-use super::right::{Frame, Hold, How, Right};
+use super::report::{AckOutcome, Action, Counts, End, Event, Settled};
+use super::right::{Hold, How, Right};
 use crate::message::Message;
 
 /// Nothing is handed out while neither the primary nor the coordinator answered a question sent
@@ -31,6 +32,16 @@ enum Phase {
     Over(End),
 }
 
+/// The session stream to the coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Session {
+    Down,
+    /// The join was sent on it; whether the seat still has its rights is not known yet.
+    Asked,
+    /// The join was answered, and what the coordinator did not list is lost.
+    Confirmed,
+}
+
 /// How a right ended that was held before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Past {
@@ -47,7 +58,9 @@ pub struct Seat {
     order: Order,
     created: bool,
     credit: Credit,
-    connected: bool,
+    session: Session,
+    /// Why the join was refused for the moment.
+    hindrance: Option<Refusal>,
     rejoin_at: Option<Time>,
     coordinator_answered: Time,
     rights: BTreeMap<RightId, Right>,
@@ -72,7 +85,8 @@ impl Seat {
             subscription: None,
             created: false,
             credit,
-            connected: false,
+            session: Session::Down,
+            hindrance: None,
             rejoin_at: None,
             coordinator_answered: Time(0),
             rights: BTreeMap::new(),
@@ -134,7 +148,7 @@ impl Seat {
     /// Whether the coordinator is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.connected
+        self.session != Session::Down
     }
 
     /// How many rights it holds, and how many of them are open.
@@ -146,7 +160,7 @@ impl Seat {
     /// What it has done.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let held = self.rights.values().map(|r| r.held() as u64).sum();
+        let held = self.rights.values().map(|r| u64::from(r.in_use().messages)).sum();
         Counts { held, ..self.counts }
     }
 
@@ -163,7 +177,7 @@ impl Seat {
     }
 
     fn tell(&mut self, message: FromClient) {
-        if self.connected {
+        if self.is_connected() {
             self.out.push(Action::Tell(message));
         }
     }
@@ -173,7 +187,8 @@ impl Seat {
         if self.end().is_some() {
             return;
         }
-        self.connected = true;
+        self.session = Session::Asked;
+        self.rejoin_at = None;
         self.tell(FromClient::Join(self.join.clone()));
         if self.phase == Phase::Leaving {
             self.tell_leave();
@@ -182,19 +197,24 @@ impl Seat {
 
     /// The session stream is lost. Rights are kept.
     pub fn coordinator_down(&mut self) {
-        if std::mem::replace(&mut self.connected, false) && self.is_seated() {
+        let before = std::mem::replace(&mut self.session, Session::Down);
+        if before != Session::Down && self.is_seated() {
             self.event(Event::Reconnecting);
         }
     }
 
-    /// When the question was sent that the coordinator answered last.
+    /// When the question was sent that the coordinator answered last. Until it has answered the
+    /// join on a new connection that proves nothing: the rights may be someone else's.
     pub fn coordinator_answered(&mut self, at: Time) {
-        self.coordinator_answered = self.coordinator_answered.max(at);
+        if self.session == Session::Confirmed {
+            self.coordinator_answered = self.coordinator_answered.max(at);
+        }
     }
 
-    /// The primary of a right answered a question that was sent then.
+    /// The primary of a right answered a question that was sent then. Until it has opened the
+    /// right that proves nothing: it may be about to refuse it.
     pub fn primary_answered(&mut self, right: &RightId, at: Time) {
-        if let Some(right) = self.rights.get_mut(right) {
+        if let Some(right) = self.rights.get_mut(right).filter(|r| r.is_open()) {
             right.answered = right.answered.max(at);
         }
     }
@@ -205,6 +225,7 @@ impl Seat {
             return;
         }
         self.subscription = Some(joined.subscription);
+        self.session = Session::Confirmed;
         match self.phase.clone() {
             Phase::Joining { leave } => {
                 self.order = joined.order;
@@ -233,18 +254,26 @@ impl Seat {
         }
     }
 
-    /// The coordinator gives no seat. What may pass is tried again.
+    /// The coordinator gives no seat. What may pass is tried again. A refusal that answers no join
+    /// of this seat is about another seat of the same name.
     pub fn join_refused(&mut self, now: Time, refusal: Refusal) {
-        if self.end().is_some() {
+        if self.end().is_some() || self.session != Session::Asked {
             return;
         }
         if refusal.code.is_retryable() {
             self.rejoin_at = Some(now + REJOIN_AFTER);
+            self.hindrance = Some(refusal);
         } else if refusal.code == Code::Superseded && self.is_seated() {
             self.superseded();
         } else {
             self.finish(End::Refused(refusal));
         }
+    }
+
+    /// The seat was not there in time.
+    pub fn give_up(&mut self) {
+        let hindrance = self.hindrance.take();
+        self.finish(End::Late(hindrance));
     }
 
     /// A right was granted.
@@ -301,9 +330,15 @@ impl Seat {
     pub fn lost(&mut self, id: RightId, epoch: Epoch) {
         let Some(right) = self.remove(&id, epoch, false) else { return };
         self.event(Event::Lost { queue: right.queue.to_string(), epoch: right.epoch().0 });
-        let tokens = right.into_tokens();
-        if !tokens.is_empty() {
-            self.out.push(Action::Confirmed { tokens, durable: false });
+        self.give_up_acks(right);
+    }
+
+    /// Nothing of this right will be confirmed any more.
+    fn give_up_acks(&mut self, right: Right) {
+        let waiting = right.into_waiting();
+        let outcomes = [(AckOutcome::Fenced, waiting.unsent), (AckOutcome::Unknown, waiting.sent)];
+        for (outcome, tokens) in outcomes.into_iter().filter(|(_, t)| !t.is_empty()) {
+            self.out.push(Action::Acked(outcome, tokens));
         }
     }
 
@@ -340,8 +375,7 @@ impl Seat {
             self.rights.iter().map(|(id, r)| (*id, r.epoch())).collect();
         for (id, epoch) in rights {
             if let Some(right) = self.remove(&id, epoch, false) {
-                let tokens = right.into_tokens();
-                self.out.push(Action::Confirmed { tokens, durable: false });
+                self.give_up_acks(right);
             }
         }
         self.phase = Phase::Over(end);
@@ -392,7 +426,7 @@ impl Seat {
         if let Some(right) = self.rights.get_mut(id) {
             let tokens = right.confirmed(confirmed);
             if !tokens.is_empty() {
-                self.out.push(Action::Confirmed { tokens, durable: true });
+                self.out.push(Action::Acked(AckOutcome::Durable, tokens));
             }
         }
     }

@@ -9,12 +9,13 @@ use ringway_proto::message::Message as Published;
 use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{
     Class, Code, Epoch, Filter, GroupId, Incarnation, MemberId, Offset, OpenNumber, QueueId,
-    RightId, SubscriptionId, SubscriptionName, Time, WallTime,
+    Refusal, RightId, SubscriptionId, SubscriptionName, Time, WallTime,
 };
 
 use super::credit::Credit;
+use super::report::{AckOutcome, Action, End, Event, Settled};
 use super::right::{Hold, How};
-use super::seat::{Action, End, Event, Seat, Settled};
+use super::seat::Seat;
 
 const SUBSCRIPTION: SubscriptionId = SubscriptionId(4);
 
@@ -29,7 +30,7 @@ struct World {
     told: Vec<FromClient>,
     opens: Vec<OpenRight>,
     frames: Vec<(RightId, Kind, Ranges)>,
-    confirmed: Vec<(Vec<u64>, bool)>,
+    acked: Vec<(AckOutcome, Vec<u64>)>,
 }
 
 impl World {
@@ -43,6 +44,10 @@ impl World {
     }
 
     fn joining(order: Order) -> Self {
+        Self::with_credit(order, 100)
+    }
+
+    fn with_credit(order: Order, messages: u32) -> Self {
         let join = Join {
             name: SubscriptionName::new("s").unwrap(),
             filter: Filter::new(">").unwrap(),
@@ -54,13 +59,13 @@ impl World {
             origin: String::new(),
         };
         let mut w = Self {
-            seat: Seat::new(join, Credit { messages: 100, bytes: 1 << 20 }),
+            seat: Seat::new(join, Credit { messages, bytes: 1 << 20 }),
             router: Router::new(Routing::default()).unwrap(),
             now: Time(10_000),
             told: vec![],
             opens: vec![],
             frames: vec![],
-            confirmed: vec![],
+            acked: vec![],
         };
         w.seat.coordinator_up();
         w.turn();
@@ -97,7 +102,7 @@ impl World {
                     }
                 }
                 Action::Close(_) => {}
-                Action::Confirmed { tokens, durable } => self.confirmed.push((tokens, durable)),
+                Action::Acked(outcome, tokens) => self.acked.push((outcome, tokens)),
             }
         }
     }
@@ -218,11 +223,13 @@ fn a_nack_holds_its_keys_later_messages_back_until_it_came_again() {
     let hold = w.take_offset(0);
     w.settle(&hold, How::Nack);
     assert_eq!(w.said(Kind::Nack), [OffsetRange::new(0, 1)]);
+    assert_eq!(w.seat.counts().held, 2, "what has to come again is not here");
     w.take_offset(2);
     assert_eq!(w.take(), None);
     w.deliver(&[(0, "a", 2)]);
     let (again, offset, delivery) = w.take().unwrap();
     assert_eq!((offset, delivery), (0, 2));
+    assert_eq!(w.seat.counts().held, 3);
     // The first hand-out's holder speaks up late: it has no say any more.
     assert_eq!(w.settle(&hold, How::Nack), Settled::Before);
     w.settle(&again, How::Ack);
@@ -230,19 +237,47 @@ fn a_nack_holds_its_keys_later_messages_back_until_it_came_again() {
 }
 
 #[test]
-fn a_nacked_message_that_finds_no_room_gets_some() {
-    let mut w = World::new();
+fn a_nacked_message_that_finds_no_room_gets_some_and_its_keys_order_stays() {
+    let mut w = World::with_credit(Order::Key, 3);
+    w.joined(&[(0, 1)]);
+    w.seat.opened(&right(0), w.open());
     w.deliver(&[(0, "a", 1), (1, "a", 1), (2, "a", 1)]);
     let hold = w.take_offset(0);
     w.settle(&hold, How::Nack);
-    assert_eq!(w.said(Kind::Return), []);
     w.now = w.now + Duration::from_millis(100);
     w.turn();
+    assert_eq!(w.said(Kind::Return), [], "returned although there is room for one more");
+    w.deliver(&[(3, "a", 1)]);
     w.turn();
-    assert_eq!(w.said(Kind::Return), [OffsetRange::new(2, 3)]);
     w.now = w.now + Duration::from_millis(100);
     w.turn();
-    assert_eq!(w.said(Kind::Return), [OffsetRange::new(1, 2)]);
+    assert_eq!(w.said(Kind::Return), [OffsetRange::new(3, 4)]);
+    // A later one was on the way already; what was returned comes before it all the same.
+    w.deliver(&[(4, "a", 1), (0, "a", 2)]);
+    for offset in [0, 1, 2] {
+        let hold = w.take_offset(offset);
+        w.settle(&hold, How::Ack);
+    }
+    assert_eq!(w.take(), None, "the returned message was overtaken");
+    w.deliver(&[(3, "a", 1)]);
+    let hold = w.take_offset(3);
+    w.settle(&hold, How::Ack);
+    w.take_offset(4);
+}
+
+#[test]
+fn room_is_made_while_another_key_is_handled_for_long() {
+    let mut w = World::with_credit(Order::Key, 3);
+    w.joined(&[(0, 1)]);
+    w.seat.opened(&right(0), w.open());
+    w.deliver(&[(0, "slow", 1), (1, "a", 1), (2, "a", 1)]);
+    w.take_offset(0);
+    let hold = w.take_offset(1);
+    w.settle(&hold, How::Nack);
+    w.deliver(&[(3, "a", 1)]);
+    w.now = w.now + Duration::from_millis(100);
+    w.turn();
+    assert_eq!(w.said(Kind::Return), [OffsetRange::new(3, 4)]);
 }
 
 #[test]
@@ -353,7 +388,7 @@ fn what_is_in_hand_of_a_fenced_right_changes_nothing() {
     let open = w.open();
     w.seat.closed(w.now, &right(0), open, Epoch(1), Some(Code::Fenced));
     w.turn();
-    assert_eq!(w.confirmed, [(vec![77], false)]);
+    assert_eq!(w.acked, [(AckOutcome::Fenced, vec![77])]);
     assert_eq!(w.settle(&late, How::Ack), Settled::Fenced);
     assert_eq!(w.seat.counts().fenced, 1);
     // The same epoch is never opened again; the next one is, and old holds have no say in it.
@@ -404,6 +439,66 @@ fn nothing_is_handed_out_while_primary_and_coordinator_are_silent() {
     assert_eq!(w.seat.take(w.now), None);
     w.seat.coordinator_answered(w.now);
     w.take_offset(1);
+}
+
+#[test]
+fn a_new_connection_proves_nothing_until_the_join_or_the_open_is_answered() {
+    let mut w = World::new();
+    w.deliver(&[(0, "a", 1), (1, "b", 1)]);
+    // The process stood still for long: everything was lost meanwhile, and is dialled again.
+    w.seat.coordinator_down();
+    let (open, now) = (w.open(), w.now);
+    w.seat.closed(now, &right(0), open, Epoch(1), None);
+    w.now = w.now + Duration::from_secs(10);
+    w.seat.coordinator_up();
+    w.turn();
+    w.seat.primary_answered(&right(0), w.now);
+    assert_eq!(w.take(), None, "the right may be someone else's by now");
+    w.seat.opened(&right(0), w.open());
+    w.seat.primary_answered(&right(0), w.now);
+    w.take_offset(0);
+    w.now = w.now + Duration::from_secs(10);
+    assert_eq!(w.take(), None);
+    w.joined(&[(0, 1)]);
+    w.turn();
+    w.take_offset(1);
+}
+
+#[test]
+fn an_ack_that_was_sent_under_a_right_that_is_lost_may_count() {
+    let mut w = World::new();
+    w.deliver(&[(0, "a", 1), (1, "b", 1)]);
+    let (sent, unsent) = (w.take_offset(0), w.take_offset(1));
+    w.seat.settle(w.now, &sent, How::Ack, Some(1));
+    w.turn();
+    w.seat.settle(w.now, &unsent, How::Ack, Some(2));
+    w.seat.lost(right(0), Epoch(1));
+    w.turn();
+    assert_eq!(w.acked, [(AckOutcome::Fenced, vec![2]), (AckOutcome::Unknown, vec![1])]);
+}
+
+#[test]
+fn a_refusal_of_another_join_under_the_same_name_leaves_the_seat_alone() {
+    let mut w = World::new();
+    let refusal = Refusal::new(Code::Conflict, "another filter");
+    w.seat.join_refused(w.now, refusal.clone());
+    assert_eq!(w.seat.end(), None);
+    w.seat.coordinator_down();
+    w.seat.coordinator_up();
+    w.seat.join_refused(w.now, refusal.clone());
+    assert_eq!(w.seat.end(), Some(&End::Refused(refusal)));
+}
+
+#[test]
+fn a_join_that_is_given_up_says_what_was_in_the_way() {
+    let mut w = World::joining(Order::Key);
+    let refusal = Refusal::new(Code::Unavailable, "the store is away");
+    w.seat.join_refused(w.now, refusal.clone());
+    w.now = w.now + Duration::from_secs(1);
+    w.turn();
+    assert!(matches!(w.told[..], [FromClient::Join(_)]), "not asked again");
+    w.seat.give_up();
+    assert_eq!(w.seat.end(), Some(&End::Late(Some(refusal))));
 }
 
 #[test]

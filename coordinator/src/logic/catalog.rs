@@ -1,6 +1,5 @@
-//! Groups, bindings and subscriptions: what exists, what may be made, changed and deleted, and
-//! where the messages of a filter may ever have gone. Numbers are never given twice. It does not
-//! know where queues are or who reads them.
+//! Groups, bindings and subscriptions: what exists, and what may be made, changed and deleted.
+//! Numbers are never given twice. It does not know where queues are or who reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +9,11 @@ use ringway_proto::limits::{
     DEFAULT_MAX_BODY_BYTES, DEFAULT_WEIGHT, MAX_FRAME_BYTES, MAX_GROUPS, MAX_QUEUES_PER_GROUP,
     WEIGHT_RANGE,
 };
-use ringway_proto::routing::{GroupRoute, QueueRoute, Router, Routing, even_slots};
-use ringway_proto::{
-    Code, Epoch, GroupId, GroupName, QueueId, Refusal, RoutingVersion, SubscriptionId,
-    SubscriptionName, Uuid,
-};
+use ringway_proto::{Code, GroupId, GroupName, QueueId, Refusal, SubscriptionId, SubscriptionName};
 
-use super::rows::{BindingRow, GroupRow, Key, Meta, PastRing, Row, SubscriptionRow};
+use super::history::History;
+use super::rows::{BindingRow, GroupRow, Key, Meta, Row, SubscriptionRow};
+use super::similar::{note, similar};
 
 /// The group that is always there.
 pub const DEFAULT_GROUP: &str = "default";
@@ -32,10 +29,7 @@ pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 pub struct Catalog {
     groups: BTreeMap<GroupId, GroupRow>,
     bindings: BTreeMap<Filter, GroupId>,
-    past_bindings: BTreeSet<BindingRow>,
-    past_rings: Vec<PastRing>,
-    /// `past_rings`, compiled: which ring group a family went to.
-    past_routers: Vec<Router>,
+    history: History,
     subscriptions: BTreeMap<SubscriptionId, SubscriptionRow>,
     names: BTreeMap<SubscriptionName, SubscriptionId>,
     next_group: GroupId,
@@ -73,12 +67,10 @@ impl Catalog {
                 self.bindings.insert(row.filter, row.group);
             }
             Row::PastBinding(row) => {
-                self.past_bindings.insert(row);
+                self.history.restore_binding(row);
             }
             Row::PastRing(ring) => {
-                let router = compile(&ring).map_err(|e| Refusal::new(Code::Damaged, e.text))?;
-                self.past_routers.push(router);
-                self.past_rings.push(ring);
+                self.history.restore_ring(ring)?;
             }
             Row::Subscription(row) => {
                 self.names.insert(row.setup.name.clone(), row.setup.id);
@@ -99,12 +91,9 @@ impl Catalog {
                 .get(filter)
                 .map(|group| Row::Binding(BindingRow { filter: filter.clone(), group: *group })),
             Key::PastBinding(filter, group) => {
-                let row = BindingRow { filter: filter.clone(), group: *group };
-                self.past_bindings.contains(&row).then_some(Row::PastBinding(row))
+                self.history.binding(filter, *group).map(Row::PastBinding)
             }
-            Key::PastRing(number) => {
-                self.past_rings.iter().find(|r| r.number == *number).cloned().map(Row::PastRing)
-            }
+            Key::PastRing(number) => self.history.ring(*number).map(Row::PastRing),
             Key::Subscription(id) => self.subscriptions.get(id).cloned().map(Row::Subscription),
             _ => None,
         }
@@ -268,8 +257,8 @@ impl Catalog {
         if before == Some(group) {
             return Ok(None);
         }
-        self.past_bindings.insert(BindingRow { filter: filter.clone(), group });
-        dirty.extend([Key::Binding(filter.clone()), Key::PastBinding(filter.clone(), group)]);
+        dirty.insert(Key::Binding(filter.clone()));
+        self.history.remember_binding(filter, group, dirty);
         Ok(before.and_then(|id| self.groups.get(&id)).map(|group| group.name.clone()))
     }
 
@@ -295,13 +284,9 @@ impl Catalog {
     /// that holds or any that ever held.
     #[must_use]
     pub fn groups_for_filter(&self, filter: &Filter) -> BTreeSet<GroupId> {
-        let by_binding = self
-            .past_bindings
-            .iter()
-            .filter(|past| past.filter.overlaps(filter))
-            .map(|past| past.group);
-        let by_ring = self.past_routers.iter().flat_map(|r| r.groups_for_filter(filter));
-        by_binding.chain(by_ring).filter(|group| self.groups.contains_key(group)).collect()
+        let mut groups = self.history.groups_for_filter(filter);
+        groups.retain(|group| self.groups.contains_key(group));
+        groups
     }
 
     /// All subscriptions in the order of their numbers.
@@ -377,15 +362,7 @@ impl Catalog {
     fn remember_ring(&mut self, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
         let groups: Vec<(GroupId, u32)> =
             self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
-        if groups.is_empty() || self.past_rings.iter().any(|past| past.groups == groups) {
-            return Ok(());
-        }
-        let number = self.past_rings.iter().map(|past| past.number + 1).max().unwrap_or(0);
-        let ring = PastRing { number, groups };
-        self.past_routers.push(compile(&ring)?);
-        self.past_rings.push(ring);
-        dirty.insert(Key::PastRing(number));
-        Ok(())
+        self.history.remember_ring(groups, dirty)
     }
 
     fn unknown_group(&self, name: &GroupName, purpose: &str, hint: &str) -> Refusal {
@@ -401,23 +378,6 @@ impl Catalog {
         )
         .hint(hint)
     }
-}
-
-/// A router that knows nothing but this ring; it decides exactly as the real one did.
-fn compile(ring: &PastRing) -> Result<Router, Refusal> {
-    let route = |(id, weight): &(GroupId, u32)| {
-        Ok(GroupRoute {
-            id: *id,
-            name: GroupName::new(format!("group-{}", id.0))?,
-            ring_weight: Some(*weight),
-            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-            slots: even_slots(1),
-            queues: vec![QueueRoute { uuid: Uuid::default(), epoch: Epoch(0), primary: None }],
-        })
-    };
-    let groups = ring.groups.iter().map(route).collect::<Result<_, Refusal>>()?;
-    let version = RoutingVersion(0);
-    Router::new(Routing { version, groups, bindings: Vec::new(), workers: Vec::new() })
 }
 
 /// What the group that is always there is like.
@@ -504,48 +464,9 @@ fn gone(name: &GroupName) -> Refusal {
     Refusal::new(Code::UnknownGroup, format!("there is no group {:?}", name.as_str()))
 }
 
-fn note(what: &str, similar: &[&str]) -> String {
-    match similar {
-        [] => String::new(),
-        names => format!(";{what} with similar names: {}", names.join(", ")),
-    }
-}
-
-/// The names that are at most two edits away from `name` or begin alike, nearest first.
-fn similar<'a>(name: &str, all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut near: Vec<(usize, &str)> = all
-        .map(|other| (edits(name, other), other))
-        .filter(|(edits, other)| *edits <= 2 || other.starts_with(name) || name.starts_with(other))
-        .collect();
-    near.sort();
-    near.into_iter().take(3).map(|(_, name)| name).collect()
-}
-
-/// How many characters have to be put in, taken out or replaced (V. Levenshtein's distance, by
-/// the two-row method of R. Wagner and M. Fischer, 1974).
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.bytes().enumerate() {
-            let least = (row[j] + 1).min(row[j + 1] + 1).min(diagonal + usize::from(from != to));
-            diagonal = std::mem::replace(&mut row[j + 1], least);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_count_characters() {
-        let cases = [("", "", 0), ("order", "orders", 1), ("kitten", "sitting", 3), ("a", "", 1)];
-        for (a, b, want) in cases {
-            assert_eq!(edits(a, b), want, "{a} {b}");
-        }
-    }
 
     fn catalog() -> (Catalog, BTreeSet<Key>) {
         let (mut catalog, mut dirty) = (Catalog::default(), BTreeSet::new());

@@ -4,10 +4,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod catalog;
+pub mod history;
 pub mod machine;
 pub mod placement;
 pub mod plan;
 pub mod rights;
 pub mod rows;
 pub mod sessions;
+pub mod similar;
 pub mod timing;

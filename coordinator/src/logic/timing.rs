@@ -30,7 +30,8 @@ impl Default for Timing {
             drain: Duration::from_secs(5),
             drain_max: Duration::from_secs(60),
             join_wait: Duration::from_secs(5),
-            reconnect_allowance: Duration::from_secs(1),
+            // An attempt that began too early lasts 2 s, and the pause behind it up to 1 s.
+            reconnect_allowance: Duration::from_secs(3),
             repeat: Duration::from_secs(2),
         }
     }

@@ -1,9 +1,8 @@
 //! One right at its queue's primary: who may open it, what may be sent, what comes again. It owns
-//! epoch, cursor, window and everything that is delivered and not acked; it promises that an older
-//! holder changes nothing, that what is in flight stays inside the window, and that nothing that
-//! was acked is sent again. It does not know where messages are kept.
+//! epoch, cursor and window; it promises that an older holder changes nothing, that what is in
+//! flight stays inside the window, and that nothing that was acked is sent again. It does not know
+//! where messages are kept.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringway_proto::batch::Batch;
@@ -12,6 +11,7 @@ use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Windo
 use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
 
 use super::cursor::Cursor;
+use super::flight::{Flight, State, Unsettled};
 use super::{Action, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -52,18 +52,14 @@ pub struct Right {
     revoked: bool,
     cursor: Cursor,
     /// Delivered or due to come again, and not acked.
-    unsettled: BTreeMap<Offset, Unsettled>,
-    in_flight: usize,
-    in_flight_bytes: u64,
-    /// Those of `unsettled` that may go now.
-    ready: BTreeSet<Offset>,
-    /// Ack timeouts and the ends of waits.
-    timers: BTreeSet<(Time, Offset)>,
+    flight: Flight,
     /// Everything below was looked at: it is done or unsettled.
     read: Offset,
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
+    /// The floor that a restart finds. What was only passed over since is looked at again.
+    written_floor: Offset,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,27 +67,6 @@ struct Stream {
     id: StreamId,
     open: OpenNumber,
     window: Window,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Unsettled {
-    /// Size of the record.
-    bytes: u64,
-    /// How often it was handed out before the delivery that is under way or comes next.
-    handed: u16,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// Sent and not yet known to be read.
-    Delivered,
-    /// In the application's hands until then.
-    HandedOut(Time),
-    /// May be sent.
-    Ready,
-    /// May be sent from then on.
-    Waiting(Time),
 }
 
 impl Right {
@@ -106,14 +81,11 @@ impl Right {
             stream: None,
             revoked: false,
             cursor: Cursor::new(floor),
-            unsettled: BTreeMap::new(),
-            in_flight: 0,
-            in_flight_bytes: 0,
-            ready: BTreeSet::new(),
-            timers: BTreeSet::new(),
+            flight: Flight::default(),
             read: floor,
             unwritten: Cursor::default(),
             confirm: None,
+            written_floor: floor,
         }
     }
 
@@ -135,16 +107,16 @@ impl Right {
         self.cursor.floor()
     }
 
-    /// Messages delivered and not acked.
+    /// Messages delivered and not acked, those that wait after a nack included.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.flight.places()
     }
 
     /// Messages below `end` that are not done: exact up to the read position.
     #[must_use]
     pub fn lag(&self, end: Offset) -> u64 {
-        let below = self.unsettled.range(..self.read).count() as u64;
+        let below = self.flight.count_below(self.read);
         let unread = OffsetRange { first: self.read.min(end), end };
         below + (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
     }
@@ -152,27 +124,12 @@ impl Right {
     /// The next moment at which [`Right::wake`] has something to do.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Time> {
-        self.timers.first().map(|(at, _)| *at)
+        self.flight.next_timer()
     }
 
     /// Times out what was handed out too long ago and ends waits.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Action>) {
-        let mut any = false;
-        while let Some(&(at, offset)) = self.timers.first()
-            && at <= now
-        {
-            let Some(unsettled) = self.unsettled.get(&offset).copied() else {
-                self.timers.pop_first();
-                continue;
-            };
-            let handed = match unsettled.state {
-                State::HandedOut(_) => unsettled.handed.saturating_add(1),
-                _ => unsettled.handed,
-            };
-            self.put(offset, Unsettled { handed, state: State::Ready, ..unsettled });
-            any = true;
-        }
-        if any {
+        if self.flight.expire(now) {
             out.push(Action::Look(self.id));
         }
     }
@@ -192,10 +149,7 @@ impl Right {
         self.last_open = OpenNumber(0);
         self.revoked = false;
         self.confirm = None;
-        self.forget_delivered(&|_| false);
-        for (at, unsettled) in self.unsettled.clone() {
-            self.put(at, Unsettled { state: State::Ready, ..unsettled });
-        }
+        self.flight.recall_all();
         true
     }
 
@@ -245,7 +199,7 @@ impl Right {
         }
         self.last_open = request.open;
         let OpenRight { open, window, .. } = *request;
-        self.stream = Some(Stream { id: stream, open, window });
+        self.stream = Some(Stream { id: stream, open, window: bounded(window, rules) });
 
         for range in &request.acks {
             let range = OffsetRange { first: range.first, end: range.end.min(end) };
@@ -263,7 +217,7 @@ impl Right {
             after.checked_sub(1).and_then(|i| ranges.get(i)).is_some_and(|r| at < r.end)
         };
         let handed_out = |at| listed(&request.handed_out, at);
-        self.forget_delivered(&|at| listed(&request.held, at) || handed_out(at));
+        self.flight.recall(|at| listed(&request.held, at) || handed_out(at));
         // The size of what was delivered by an earlier process is not known any more.
         let fair_share = window.bytes / u64::from(window.messages.max(1));
         let both = request.held.iter().chain(&request.handed_out);
@@ -272,8 +226,7 @@ impl Right {
             if self.cursor.contains(at) {
                 continue;
             }
-            let known = self.unsettled.get(&at).copied();
-            let known = known.unwrap_or(Unsettled {
+            let known = self.flight.get(at).unwrap_or(Unsettled {
                 bytes: fair_share,
                 handed: 0,
                 state: State::Delivered,
@@ -283,7 +236,7 @@ impl Right {
                 State::HandedOut(deadline) => State::HandedOut(deadline),
                 _ => State::Delivered,
             };
-            self.put(at, Unsettled { state, ..known });
+            self.flight.put(at, Unsettled { state, ..known });
         }
         out.push(Action::Opened { stream, opened: RightOpened { open, end } });
         out.push(Action::Look(self.id));
@@ -354,7 +307,7 @@ impl Right {
             return Tally::default();
         };
         match frame {
-            Frame::Window(window) => self.set_window(*window, out),
+            Frame::Window(window) => self.set_window(*window, rules, out),
             Frame::HandedOut(r) if r.open == current.open => self.handed_out(now, r, rules),
             Frame::Return(r) if r.open == current.open => self.give_back(r),
             Frame::Nack(r) if r.open == current.open => self.nack(now, r, rules),
@@ -373,63 +326,57 @@ impl Right {
                 self.done(range);
             }
         }
-        self.confirm = Some((stream, AckConfirmed { open: acks.open, number: acks.number }));
+        // Nobody hears a confirmation on an older stream, and it must not displace the one that
+        // the current stream waits for.
+        if self.stream.is_some_and(|s| s.id == stream) {
+            self.confirm = Some((stream, AckConfirmed { open: acks.open, number: acks.number }));
+        }
         out.push(Action::Look(self.id));
         Tally { acked, fenced: false }
     }
 
-    fn set_window(&mut self, window: Window, out: &mut Vec<Action>) {
+    fn set_window(&mut self, window: Window, rules: &Rules, out: &mut Vec<Action>) {
         let Some(stream) = &mut self.stream else { return };
         if window.number > stream.window.number {
-            stream.window = window;
+            stream.window = bounded(window, rules);
             out.push(Action::WindowSeen { stream: stream.id, window });
         }
     }
 
     fn handed_out(&mut self, now: Time, ranges: &Ranges, rules: &Rules) {
-        for at in self.listed(ranges) {
-            if let Some(known) = self.unsettled.get(&at).copied() {
-                let state = State::HandedOut(now + rules.ack_timeout);
-                self.put(at, Unsettled { state, ..known });
-            }
+        for (at, known) in self.flight.named(&ranges.ranges) {
+            let state = State::HandedOut(now + rules.ack_timeout);
+            self.flight.put(at, Unsettled { state, ..known });
         }
     }
 
     fn give_back(&mut self, ranges: &Ranges) {
-        for at in self.listed(ranges) {
-            if let Some(known) = self.unsettled.get(&at).copied().filter(|u| u.is_in_flight()) {
-                self.put(at, Unsettled { state: State::Ready, ..known });
-            }
+        for (at, known) in self.sent(ranges) {
+            self.flight.put(at, Unsettled { state: State::Ready, ..known });
         }
     }
 
     fn nack(&mut self, now: Time, ranges: &Ranges, rules: &Rules) {
-        for at in self.listed(ranges) {
-            let Some(known) = self.unsettled.get(&at).copied().filter(|u| u.is_in_flight()) else {
-                continue;
-            };
+        for (at, known) in self.sent(ranges) {
             let handed = known.handed.saturating_add(1);
             let state = match back_off(handed, rules) {
                 Duration::ZERO => State::Ready,
                 wait => State::Waiting(now + wait),
             };
-            self.put(at, Unsettled { handed, state, ..known });
+            self.flight.put(at, Unsettled { handed, state, ..known });
         }
     }
 
-    /// The unsettled messages that these ranges name; work is bounded by what is unsettled,
-    /// however wide the ranges are.
-    fn listed(&self, ranges: &Ranges) -> Vec<Offset> {
-        let named = |r: &OffsetRange| self.unsettled.range(r.first..r.end).map(|(at, _)| *at);
-        ranges.ranges.iter().flat_map(named).collect()
+    fn sent(&self, ranges: &Ranges) -> impl Iterator<Item = (Offset, Unsettled)> + use<> {
+        self.flight.named(&ranges.ranges).into_iter().filter(|(_, known)| known.is_sent())
     }
 
     /// Removes what is unsettled in `range` and says what it was.
     fn settle(&mut self, range: OffsetRange) -> Vec<Offset> {
         let settled: Vec<Offset> =
-            self.unsettled.range(range.first..range.end).map(|(at, _)| *at).collect();
+            self.flight.named(&[range]).into_iter().map(|(at, _)| at).collect();
         for at in &settled {
-            self.remove(*at);
+            self.flight.remove(*at);
         }
         settled
     }
@@ -439,34 +386,24 @@ impl Right {
         self.unwritten.insert(range);
     }
 
-    /// Turns what was sent and is not in `keep` into what goes first. What is known to have been
-    /// handed out was delivered; what was not, comes back as if it had never been sent.
-    fn forget_delivered(&mut self, keep: &dyn Fn(Offset) -> bool) {
-        let lost: Vec<(Offset, Unsettled)> = self
-            .unsettled
-            .iter()
-            .filter(|(at, u)| u.is_in_flight() && !keep(**at))
-            .map(|(at, u)| (*at, *u))
-            .collect();
-        for (at, unsettled) in lost {
-            let handed_out = matches!(unsettled.state, State::HandedOut(_));
-            let handed = unsettled.handed.saturating_add(u16::from(handed_out));
-            self.put(at, Unsettled { handed, state: State::Ready, ..unsettled });
-        }
+    /// Whether the floor is ahead of what a restart finds by at least `offsets`.
+    #[must_use]
+    pub fn floor_is_ahead_by(&self, offsets: u64) -> bool {
+        self.cursor.floor().0.saturating_sub(self.written_floor.0) >= offsets
     }
 
-    /// The record of the acks that no record holds yet, and what to confirm when it is durable.
+    /// The record of the acks and the floor that no record holds yet, and what to confirm when it
+    /// is durable.
     pub fn take_unwritten(&mut self) -> (Option<ControlRecord>, Option<(StreamId, AckConfirmed)>) {
         let unwritten = std::mem::take(&mut self.unwritten);
         // A range that begins at 0 is the floor of that set.
         let from_zero = OffsetRange { first: Offset(0), end: unwritten.floor() };
         let first = (from_zero.end > Offset(0)).then_some(from_zero);
         let ranges: Vec<OffsetRange> = first.into_iter().chain(unwritten.ranges()).collect();
-        let record = (!ranges.is_empty()).then(|| ControlRecord::Acked {
-            right: self.id,
-            floor: self.cursor.floor(),
-            ranges,
-        });
+        let is_news = !ranges.is_empty() || self.floor_is_ahead_by(1);
+        self.written_floor = self.cursor.floor();
+        let floor = self.written_floor;
+        let record = is_news.then_some(ControlRecord::Acked { right: self.id, floor, ranges });
         (record, self.confirm.take())
     }
 
@@ -477,28 +414,22 @@ impl Right {
             self.cursor.insert(*range);
         }
         self.read = self.cursor.floor();
-    }
-
-    fn has_room(&self, window: Window) -> bool {
-        self.in_flight < window.messages as usize
-            && (self.in_flight == 0 || self.in_flight_bytes < window.bytes)
+        self.written_floor = self.read;
     }
 
     /// The offset of the next message that may be sent or has to be looked at, `end` being the
     /// end of the durable messages. The driver answers with [`Right::select`] on its batch.
     #[must_use]
     pub fn wants(&self, end: Offset, rules: &Rules) -> Option<Offset> {
-        let stream = self.stream.as_ref()?;
-        if self.revoked || !self.has_room(stream.window) {
-            return None;
-        }
-        let again = self.ready.first().copied();
+        let stream = self.stream.filter(|_| !self.revoked)?;
+        let again = self.flight.next_ready(Offset(0));
         let read = self.cursor.next_open(self.read);
-        let unread = (read < end && self.unsettled.len() < rules.max_unsettled).then_some(read);
-        match (again, unread) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let unread = (read < end && self.flight.count() < rules.max_unsettled).then_some(read);
+        let next = match (again, unread) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        self.flight.admits(next, stream.window).then_some(next)
     }
 
     /// Picks what may be sent of `batch`, whose first message has the offset `base`; `matching`
@@ -516,10 +447,12 @@ impl Right {
         let mut picked = Picked::default();
         let mut at = first.max(base);
         let batch_end = Offset(base.0 + batch.len() as u64);
-        while at < batch_end && self.has_room(stream.window) && picked.bytes < rules.delivery_bytes
+        while at < batch_end
+            && self.flight.admits(at, stream.window)
+            && picked.bytes < rules.delivery_bytes
         {
             let index = (at.0 - base.0) as usize;
-            let known = self.unsettled.get(&at).copied();
+            let known = self.flight.get(at);
             let wanted = matching.get(batch.class_of(index)).copied().unwrap_or(false);
             let handed = match known.map(|u| (u.state, u.handed)) {
                 Some((State::Ready, handed)) => Some(handed),
@@ -533,12 +466,11 @@ impl Right {
             };
             if let Some(handed) = handed {
                 let bytes = batch.record_len(index) as u64;
-                let fits = self.in_flight_bytes + bytes <= stream.window.bytes;
-                let unbounded = known.is_none() && self.unsettled.len() >= rules.max_unsettled;
-                if (!fits && self.in_flight > 0) || unbounded {
+                let unbounded = known.is_none() && self.flight.count() >= rules.max_unsettled;
+                if !self.flight.fits(at, bytes, stream.window) || unbounded {
                     break;
                 }
-                self.put(at, Unsettled { bytes, handed, state: State::Delivered });
+                self.flight.put(at, Unsettled { bytes, handed, state: State::Delivered });
                 picked.push(index, handed.saturating_add(1), bytes);
             }
             self.read = self.read.max(at.next());
@@ -555,43 +487,7 @@ impl Right {
     /// From `at` on, the first offset that may have to be sent or passed over.
     fn next_of_interest(&self, at: Offset) -> Offset {
         let unread = self.cursor.next_open(at.max(self.read));
-        self.ready.range(at..).next().map_or(unread, |ready| unread.min(*ready))
-    }
-
-    /// The one place that changes `unsettled`, so that what is counted beside it stays true.
-    fn put(&mut self, at: Offset, new: Unsettled) {
-        self.remove(at);
-        match new.state {
-            State::HandedOut(until) | State::Waiting(until) => {
-                self.timers.insert((until, at));
-            }
-            State::Ready => {
-                self.ready.insert(at);
-            }
-            State::Delivered => {}
-        }
-        if new.is_in_flight() {
-            self.in_flight += 1;
-            self.in_flight_bytes += new.bytes;
-        }
-        self.unsettled.insert(at, new);
-    }
-
-    fn remove(&mut self, at: Offset) {
-        let Some(old) = self.unsettled.remove(&at) else { return };
-        match old.state {
-            State::HandedOut(until) | State::Waiting(until) => {
-                self.timers.remove(&(until, at));
-            }
-            State::Ready => {
-                self.ready.remove(&at);
-            }
-            State::Delivered => {}
-        }
-        if old.is_in_flight() {
-            self.in_flight -= 1;
-            self.in_flight_bytes -= old.bytes;
-        }
+        self.flight.next_ready(at).map_or(unread, |ready| unread.min(ready))
     }
 
     /// What a restart must find again. Messages that were passed over may be looked at anew.
@@ -601,10 +497,9 @@ impl Right {
     }
 }
 
-impl Unsettled {
-    fn is_in_flight(&self) -> bool {
-        matches!(self.state, State::Delivered | State::HandedOut(_))
-    }
+/// What a member asks for, as far as one member may have it.
+fn bounded(window: Window, rules: &Rules) -> Window {
+    Window { bytes: window.bytes.min(rules.max_window_bytes), ..window }
 }
 
 /// How long a message waits that was handed out this often: not at all after the first time, then

@@ -17,7 +17,7 @@ use ringway_proto::{
 use super::delivery::{Frame, Right, Tally};
 use super::hosted::Hosted;
 use super::queue::{Append, Queue, stale};
-use super::{Action, Rules, Selection, StreamId};
+use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
 /// A step that the coordinator drives, for one queue.
@@ -100,7 +100,7 @@ pub struct Host {
     ours: BTreeSet<QueueId>,
     hosted: BTreeMap<QueueId, Hosted>,
     removed: BTreeMap<QueueId, Epoch>,
-    /// Rights with acks to write or to confirm.
+    /// Rights with acks or a floor to write, or acks to confirm.
     unwritten: BTreeSet<RightId>,
 }
 
@@ -204,23 +204,36 @@ impl Host {
     }
 
     fn open_queue(&mut self, open: &OpenQueue, out: &mut Vec<Action>) {
-        if self.removed.get(&open.queue).is_some_and(|removed| open.epoch <= *removed) {
+        if let Some(why) = self.against_open(open) {
+            out.push(Action::Late { queue: open.queue, order: LateOrder::OpenQueue, why });
             return;
         }
-        let known = self.hosted.get(&open.queue);
-        // Another log under the same name goes only by a tombstone; an older epoch is a late open.
-        if known.is_some_and(|h| h.queue.uuid != open.uuid || open.epoch < h.queue.epoch()) {
-            return;
-        }
-        let fresh = known.is_none();
+        let fresh = !self.hosted.contains_key(&open.queue);
         let hosted = self.hosted.entry(open.queue).or_insert_with(|| Hosted::new(Queue::new(open)));
         hosted.open(open, fresh, out);
         hosted.release(self.routing, &self.rules, out);
     }
 
+    fn against_open(&self, open: &OpenQueue) -> Option<String> {
+        if let Some(removed) = self.removed.get(&open.queue).filter(|e| open.epoch <= **e) {
+            return Some(format!(
+                "it asks for epoch {}, and the copy was removed under epoch {removed}",
+                open.epoch
+            ));
+        }
+        let queue = &self.hosted.get(&open.queue)?.queue;
+        // Another log under the same name goes only by a tombstone.
+        against(queue, open.uuid)
+            .or_else(|| (open.epoch < queue.epoch()).then(|| older(queue, open.epoch)))
+    }
+
     fn remove(&mut self, queue: QueueId, uuid: Uuid, epoch: Epoch, out: &mut Vec<Action>) {
         if let Some(hosted) = self.hosted.get(&queue) {
-            if hosted.queue.uuid != uuid || hosted.queue.epoch() >= epoch {
+            let held = &hosted.queue;
+            let why =
+                against(held, uuid).or_else(|| (epoch <= held.epoch()).then(|| older(held, epoch)));
+            if let Some(why) = why {
+                out.push(Action::Late { queue, order: LateOrder::Tombstone, why });
                 return;
             }
             if let Some(mut hosted) = self.hosted.remove(&queue) {
@@ -326,6 +339,14 @@ impl Host {
         self.hosted.get_mut(&id.queue)?.rights.get_mut(id)
     }
 
+    /// What was passed over counts as looked at also after a restart that comes now.
+    pub fn write_floors(&mut self) {
+        for hosted in self.hosted.values() {
+            let ahead = hosted.rights.iter().filter(|(_, right)| right.floor_is_ahead_by(1));
+            self.unwritten.extend(ahead.map(|(id, _)| *id));
+        }
+    }
+
     /// The records of all acks that no record holds yet, each followed by its confirmation.
     pub fn write_acks(&mut self, out: &mut Vec<Action>) {
         for id in std::mem::take(&mut self.unwritten) {
@@ -366,7 +387,11 @@ impl Host {
         let hosted = self.hosted.get_mut(&id.queue)?;
         let end = hosted.queue.durable();
         let right = hosted.rights.get_mut(id)?;
-        right.select(base, batch, &matching, end, &rules)
+        let selection = right.select(base, batch, &matching, end, &rules);
+        if right.floor_is_ahead_by(rules.floor_every_offsets) {
+            self.unwritten.insert(*id);
+        }
+        selection
     }
 
     /// A deadline of a right has passed.
@@ -463,6 +488,15 @@ impl Host {
         }
         hosts
     }
+}
+
+/// What stands against an order about the log `uuid`.
+fn against(held: &Queue, uuid: Uuid) -> Option<String> {
+    (held.uuid != uuid).then(|| format!("it is about log {uuid}, and this one is {}", held.uuid))
+}
+
+fn older(held: &Queue, epoch: Epoch) -> String {
+    format!("it comes under epoch {epoch}, and the queue is open under {}", held.epoch())
 }
 
 fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {

@@ -90,6 +90,15 @@ impl Bench {
         out
     }
 
+    /// The orders that were ignored.
+    fn late(&self) -> Vec<LateOrder> {
+        let late = |action: &Action| match action {
+            Action::Late { order, .. } => Some(*order),
+            _ => None,
+        };
+        self.out.iter().filter_map(late).collect()
+    }
+
     /// What a restart makes of the records written so far.
     fn restarted(&self) -> Bench {
         let mut again = Bench::new();
@@ -205,6 +214,7 @@ fn a_late_tombstone_removes_no_newer_copy() {
     let mut bench = Bench::open();
     assert_eq!(bench.step(tombstone(3)), []);
     assert_eq!(bench.step(Step::Tombstone { uuid: Uuid(1), epoch: Epoch(9) }), []);
+    assert_eq!(bench.late(), [LateOrder::Tombstone; 2]);
     assert_eq!(bench.host.queues().count(), 1);
     bench.step(Step::Seal { epoch: Epoch(3), attempt: Attempt(1) });
     bench.append(1, 0, |_| {});
@@ -223,6 +233,7 @@ fn a_late_open_brings_no_removed_copy_back() {
     for mut bench in [bench.restarted(), bench] {
         assert_eq!(bench.step(open(4)), []);
         assert_eq!(bench.step(open(5)), []);
+        assert_eq!(bench.late(), [LateOrder::OpenQueue; 2]);
         assert_eq!(bench.host.queues().count(), 0);
         let opened = FromWorker::QueueOpened { queue: queue(), epoch: Epoch(6) };
         assert_eq!(bench.step(open(6)), [opened]);
@@ -276,6 +287,54 @@ fn a_raise_is_answered_for_what_is_known_and_never_backwards() {
     assert_eq!(bench.step(raise(1)), []);
     let again = bench.restarted();
     assert_eq!(again.host.right(&right).unwrap().epoch(), Epoch(2));
+}
+
+/// A reader whose filter lets little through acks seldom or never.
+#[test]
+fn what_was_passed_over_is_not_looked_at_again_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.host.rules.floor_every_offsets = 8;
+    bench.step(open(3));
+    bench.step(Step::Start(SubscriptionSetup {
+        filter: Filter::new("rare.>").unwrap(),
+        ..setup(1, Start::Start)
+    }));
+    let right = RightId::whole(SubscriptionId(1), queue());
+    bench.step(Step::Raise(RightEpoch { right, epoch: Epoch(1), holder: Some(member()) }));
+    let request = OpenRight {
+        right,
+        epoch: Epoch(1),
+        holder: member(),
+        open: OpenNumber(1),
+        held: vec![],
+        handed_out: vec![],
+        acks: vec![],
+        ack_number: 0,
+        window: Window { number: 1, messages: 5, bytes: 100 },
+    };
+    bench.host.open_right(Time(0), 1, &request, &mut bench.out).unwrap();
+    bench.host.write_acks(&mut bench.out);
+    let mut builder = ringway_proto::batch::BatchBuilder::new();
+    for _ in 0..2 {
+        let class = ringway_proto::Class::new("common.x").unwrap();
+        builder.push(&ringway_proto::message::Message::new(class, &b"x"[..]));
+    }
+    let batch = Batch::parse(builder.finish(WallTime(0))).unwrap();
+    let floor = |bench: &Bench| bench.restarted().host.right(&right).unwrap().floor();
+    for n in 0..5 {
+        bench.append(n, n * 2, |_| {});
+        bench.stored(n * 2 + 2);
+        assert_eq!(bench.host.select(&right, Offset(n * 2), &batch), None);
+        bench.host.write_acks(&mut bench.out);
+        assert_eq!(floor(&bench), Offset(if n < 3 { 0 } else { 8 }), "not at each step");
+    }
+    bench.host.write_floors();
+    bench.host.write_acks(&mut bench.out);
+    assert_eq!(floor(&bench), Offset(10), "a clean close writes what is left");
+    let written = bench.out.len();
+    bench.host.write_floors();
+    bench.host.write_acks(&mut bench.out);
+    assert_eq!(bench.out.len(), written, "nothing is written twice");
 }
 
 #[derive(Clone, Debug)]

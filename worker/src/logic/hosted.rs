@@ -65,20 +65,25 @@ impl Hosted {
         self.queue.raise(open.epoch);
         self.queue.name.clone_from(&open.name);
         self.queue.max_body_bytes = open.max_body_bytes;
-        if changed || fresh {
-            let record = ControlRecord::Opened {
-                uuid: open.uuid,
-                name: open.name.clone(),
-                epoch: open.epoch,
-                max_body_bytes: open.max_body_bytes,
-            };
-            out.push(Action::Write { queue: id, record });
+        let opened = |epoch| ControlRecord::Opened {
+            uuid: open.uuid,
+            name: open.name.clone(),
+            epoch,
+            max_body_bytes: open.max_body_bytes,
+        };
+        if fresh {
+            out.push(Action::Write { queue: id, record: opened(Epoch(0)) });
         }
         for setup in &open.subscriptions {
             self.begin(id, setup, out);
         }
         for right in &open.rights {
             self.raise(right, out);
+        }
+        // The epoch comes last: a crash may leave any prefix of these records, and the worker that
+        // reports the epoch is not told again what belongs to it.
+        if changed || fresh {
+            out.push(Action::Write { queue: id, record: opened(open.epoch) });
         }
         out.push(Action::Tell(FromWorker::QueueOpened { queue: id, epoch: open.epoch }));
     }

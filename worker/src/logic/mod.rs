@@ -18,6 +18,7 @@ pub mod ages;
 pub mod cursor;
 pub mod dedup;
 pub mod delivery;
+pub mod flight;
 pub mod host;
 pub mod hosted;
 pub mod queue;
@@ -39,6 +40,12 @@ pub struct Rules {
     /// Messages of one right that may be unsettled (in flight, or waiting to come again) before
     /// nothing new is read for it.
     pub max_unsettled: usize,
+    /// The largest window of a right, in bytes of records, whatever its holder asks for: that much
+    /// may wait in memory for a holder that does not read.
+    pub max_window_bytes: u64,
+    /// A floor that moved this far without an ack is written down, so that a restart does not look
+    /// at all of it again.
+    pub floor_every_offsets: u64,
     /// A delivery is closed at this size, in bytes of records; one message may be larger.
     pub delivery_bytes: u64,
     /// Appends that a sealed queue keeps waiting; beyond it they are refused as `Busy`.
@@ -54,11 +61,22 @@ impl Default for Rules {
             nack_backoff: Duration::from_millis(100),
             nack_backoff_max: Duration::from_secs(10),
             max_unsettled: 65_536,
+            max_window_bytes: 16 << 20,
+            floor_every_offsets: 10_000,
             delivery_bytes: 256 * 1024,
             max_held_appends: 4096,
             max_held_bytes: 16 << 20,
         }
     }
+}
+
+/// An order that can come too late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LateOrder {
+    /// Be the primary of a queue.
+    OpenQueue,
+    /// Remove the copy of a queue.
+    Tombstone,
 }
 
 /// What the driver is to do.
@@ -128,6 +146,16 @@ pub enum Action {
     },
     /// The right may have something to send or to write: look at it again.
     Look(RightId),
+    /// An order of the coordinator came too late and changed nothing. It needs no answer; count it
+    /// and say so.
+    Late {
+        /// The queue.
+        queue: QueueId,
+        /// The order.
+        order: LateOrder,
+        /// What stands against it.
+        why: String,
+    },
     /// The copy of this queue is gone: drop what is kept of its messages.
     Forget(QueueId),
 }

@@ -46,13 +46,22 @@ pub(super) async fn run(
     }
 }
 
-/// Moves frames both ways until one side ends the stream, and says why if the worker did.
+/// Moves frames both ways until one side ends the stream, and says why if the worker did. Nothing
+/// is read before the right is open: a process that is refused has no say, and the epoch that it
+/// names may be the holder's.
 async fn pump<F: Future<Output = Result<(), Refusal>>>(
     writer: &mut FrameWriter,
     mut reader: FrameReader,
     mut from_shard: mpsc::UnboundedReceiver<Out>,
     to_shard: impl Fn(Frame) -> F,
 ) -> Result<Option<Refusal>, NetError> {
+    let opened = match from_shard.recv().await {
+        Some(first) => push(writer, first)?,
+        None => Some(None),
+    };
+    if let Some(ended) = opened {
+        return Ok(ended);
+    }
     loop {
         while writer.queued_bytes() < HIGH_BYTES
             && let Ok(out) = from_shard.try_recv()

@@ -18,7 +18,7 @@ use ringway_proto::hash::hash;
 use ringway_proto::{
     Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time, WallTime,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use crate::journal::Journal;
@@ -28,6 +28,7 @@ use crate::logic::queue::Append as AppendHeader;
 use crate::logic::{Action, StreamId, Token};
 use crate::metrics::Metrics;
 use crate::replay::Indexes;
+use crate::worker::fail;
 
 use deliver::Delivery;
 use rounds::{Rounds, Then};
@@ -160,6 +161,18 @@ impl Shards {
         answers
     }
 
+    /// Sends to every shard and gathers what all of them answer.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when one is gone.
+    pub async fn ask_all<T>(
+        &self,
+        make: impl Fn(oneshot::Sender<T>) -> Input,
+    ) -> Result<Vec<T>, Refusal> {
+        let answers = self.ask(make).await;
+        if answers.len() < self.0.len() { Err(gone()) } else { Ok(answers) }
+    }
+
     /// Tells every shard.
     pub async fn tell(&self, make: impl Fn() -> Input) {
         for mailbox in self.0.iter() {
@@ -210,6 +223,8 @@ pub(crate) struct Parts {
     pub events: mpsc::UnboundedSender<FromWorker>,
     pub metrics: Arc<Metrics>,
     pub cache_bytes: usize,
+    /// Told why, when the shard cannot go on.
+    pub failed: watch::Sender<Option<Refusal>>,
 }
 
 /// One shard.
@@ -227,11 +242,21 @@ pub(crate) struct Shard {
     timers: BTreeSet<(Time, RightId)>,
     timer_of: BTreeMap<RightId, Time>,
     stopping: Option<oneshot::Sender<()>>,
+    failed: watch::Sender<Option<Refusal>>,
+}
+
+impl Drop for Shard {
+    /// A shard that panics leaves its queues without anybody: the worker must hear of it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            fail(&self.failed, Refusal::new(Code::Internal, "a shard of the worker panicked"));
+        }
+    }
 }
 
 impl Shard {
     pub fn new(parts: Parts) -> Self {
-        let Parts { inputs, host, indexes, journal, events, metrics, cache_bytes } = parts;
+        let Parts { inputs, host, indexes, journal, events, metrics, cache_bytes, failed } = parts;
         Self {
             inputs,
             host,
@@ -246,6 +271,7 @@ impl Shard {
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
             stopping: None,
+            failed,
         }
     }
 
@@ -318,7 +344,10 @@ impl Shard {
             Input::States(reply) => {
                 answer(reply, (self.host.queues().count(), self.host.states()));
             }
-            Input::Stop(reply) => self.stopping = Some(reply),
+            Input::Stop(reply) => {
+                self.host.write_floors();
+                self.stopping = Some(reply);
+            }
         }
         self.act(out);
     }
@@ -414,6 +443,10 @@ impl Shard {
                     self.streams.remove(&stream);
                 }
                 Action::Look(right) => self.look(right),
+                Action::Late { queue, order, why } => {
+                    self.metrics.late(order);
+                    warn!(%queue, ?order, "an order came too late and was ignored: {why}");
+                }
                 Action::Forget(queue) => self.delivery.forget(queue),
             }
         }
@@ -484,5 +517,25 @@ impl Shard {
 pub(crate) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         warn!("nobody waits for a shard's answer any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_registration_waits_for_every_shard_or_is_not_made() {
+        let (mailbox, mut inputs) = mpsc::channel(1);
+        let (gone, _) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(Input::Held(reply)) = inputs.recv().await {
+                answer(reply, Vec::new());
+            }
+        });
+        let live = Shards::new(vec![mailbox.clone()]).ask_all(Input::Held).await;
+        assert!(live.is_ok_and(|answers| answers.len() == 1));
+        let some = Shards::new(vec![mailbox, gone]).ask_all(Input::Held).await;
+        assert_eq!(some.unwrap_err().code, Code::Unavailable);
     }
 }

@@ -17,6 +17,7 @@ use crate::journal::{Journal, JournalError, Location, Record, RecordKind};
 use crate::logic::{StreamId, Token};
 use crate::metrics::group_of;
 use crate::records::ControlRecord;
+use crate::worker::fail;
 
 /// How long to wait before a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -178,6 +179,7 @@ impl Shard {
             }
             Err(failure) => {
                 error!(%failure, "the journal failed; this shard stops");
+                fail(&self.failed, failure.refusal());
                 false
             }
         }

@@ -12,8 +12,29 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-/// How long a process may take to say that it is ready, or to end after it was asked to.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::exit::Exit;
+
+/// How long any one thing may take, such as a process to be ready: enough for a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names the demo's process to those that it starts.
+const PARENT: &str = "RINGWAY_DEMO_PARENT";
+/// How often they look whether it is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// In a process that a demo started: ends it when the demo is gone, however that ended. A killed
+/// demo can end nobody, so its processes look for themselves.
+pub fn end_with_demo() {
+    let Some(demo) = std::env::var(PARENT).ok().and_then(|id| id.parse::<u32>().ok()) else {
+        return;
+    };
+    std::thread::spawn(move || {
+        while std::os::unix::process::parent_id() == demo {
+            std::thread::sleep(LOOK);
+        }
+        std::process::exit(Exit::Failed as i32);
+    });
+}
 
 /// One running process of the demo. Dropping it kills it.
 pub struct Process {
@@ -59,6 +80,7 @@ impl Spawner {
                 command.env_remove(name);
             }
         }
+        command.env(PARENT, std::process::id().to_string());
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let input = child.stdin.take();
         let lines = Arc::new(Mutex::new(Vec::new()));

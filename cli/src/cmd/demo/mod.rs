@@ -3,40 +3,47 @@
 //! of this same binary, replays flights, lets members and a worker come, go and die, and then
 //! checks from receipts and printed messages that nothing was lost, doubled or turned round.
 //!
-//! [`check`] judges, [`children`] runs the processes, this file tells the story.
+//! [`flights`] reads the input, [`servers`] and [`children`] run the processes, [`progress`] shows
+//! how far it is, [`check`] judges, and this file tells the story.
 
-pub mod check;
+mod check;
 mod children;
+mod flights;
+mod progress;
+mod servers;
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ringway_client::Client;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
-use tokio::task::JoinHandle;
 
 use super::Context as Command;
 use crate::args::DemoArgs;
 use crate::exit::Failure;
+use crate::output::{cause, grouped};
+use crate::signals::Stop;
 
 use self::check::{Delivered, Receipt, Verdict};
 use self::children::{Process, Spawner};
+use self::flights::{Flights, LATE_MINUTES, delays};
+use self::progress::Progress;
+use self::servers::{
+    ready_address, start_cluster, start_member, start_publisher, start_worker, wait_for_queues,
+    wait_for_workers, wait_until,
+};
 
-/// The first 33,677 flights of 2013 from New York (US Department of Transportation, public domain).
-const FLIGHTS: &[u8] = include_bytes!("../../../data/flights.ndjson.gz");
+pub use self::children::end_with_demo;
+
 /// Classes are `CARRIER.departed.ORIGIN`: the carrier is the family, so the class ring spreads the
 /// carriers over the groups.
-pub const CLASS: &str = "{carrier}.departed.{origin}";
+const CLASS: &str = "{carrier}.departed.{origin}";
 /// The second group on the class ring, beside `default`.
-pub const SECOND_GROUP: &str = "express";
-const QUEUES: &str = "16";
-/// Flights that left this many minutes late count as delayed.
-const LATE_MINUTES: i64 = 15;
+const SECOND_GROUP: &str = "express";
+const QUEUES: u32 = 16;
 
 /// What the demo found; `--json` prints exactly this.
 #[derive(Debug, Serialize)]
@@ -55,12 +62,6 @@ struct Summary {
     moves: u64,
     /// The least that had to move.
     lower_bound: u64,
-}
-
-#[derive(Deserialize)]
-struct Flight {
-    carrier: String,
-    dep_delay: Option<i64>,
 }
 
 /// Tells the story, or keeps silent for `--json`.
@@ -87,13 +88,25 @@ impl Teller {
 /// Runs the demo.
 ///
 /// # Errors
-/// When a process does not start or ends badly, or when the check finds that something does not
-/// hold; the summary is printed before that.
+/// When the flights cannot be read, a process does not start or ends badly, it is stopped by a
+/// signal, or the check finds that something does not hold; the summary is printed before that.
 pub async fn run(args: DemoArgs, command: &Command) -> Result<(), Failure> {
-    let dir = tempfile::Builder::new().prefix("ringway-demo-").tempdir();
-    let dir = dir.map_err(|e| Failure::new("demo", format!("cannot make a directory: {e}")))?;
+    let stop = Stop::on_signal()?;
+    let flights = Flights::read(args.flights.as_deref())?;
+    let dir = tempfile::Builder::new().prefix("ringway-demo-").tempdir().map_err(|e| {
+        let at = std::env::temp_dir();
+        Failure::new("io", format!("cannot make a directory in {}: {}", at.display(), cause(&e)))
+            .help("name a directory that can be written with TMPDIR")
+    })?;
     let teller = Teller { quiet: command.output.is_json(), began: Instant::now() };
-    let found = match tell(&args, dir.path(), &teller).await {
+    // What is not told to its end takes its processes with it.
+    let told = tokio::select! {
+        told = tell(&flights, args.rate, dir.path(), &teller) => told,
+        () = stop.asked() => {
+            return Err(Failure::new("stopped", "stopped before its end; nothing was checked"));
+        }
+    };
+    let found = match told {
         Ok((summary, broken)) => {
             if command.output.is_json() {
                 command.output.list(&[summary], &[], "")?;
@@ -110,231 +123,23 @@ pub async fn run(args: DemoArgs, command: &Command) -> Result<(), Failure> {
         .note(format!("the logs and data of its processes are in {}", kept.display())))
 }
 
-/// Reads the flights: the excerpt in this binary, or a file that may be gzipped.
-fn read_flights(file: Option<&Path>) -> Result<String> {
-    let bytes = match file {
-        None => FLIGHTS.to_vec(),
-        Some(path) => {
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?
-        }
-    };
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    Ok(String::from_utf8(bytes)?)
-}
-
-/// The processes that serve.
-struct Cluster {
-    coordinator: Process,
-    workers: Vec<Process>,
-    worker_addresses: Vec<String>,
-    url: String,
-    tls: String,
-}
-
-/// Starts a coordinator and three workers, each on a port of its own choice.
-async fn start_cluster(spawner: &Spawner, dir: &Path) -> Result<Cluster> {
-    let tls = path_text(&dir.join("tls"));
-    let (process, _) = spawner.start("tls", &["tls", "init", &tls], false)?;
-    process.finish(Duration::from_secs(20)).await?;
-    let data = path_text(&dir.join("coordinator"));
-    let (mut coordinator, _) = spawner.start(
-        "coordinator",
-        &[
-            "coordinator",
-            "--id",
-            "c1",
-            "--listen",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--data",
-            &data,
-            "--tls-dir",
-            &tls,
-        ],
-        false,
-    )?;
-    let address = coordinator.wait_for(ready_address).await?;
-    let mut cluster = Cluster {
-        coordinator,
-        workers: Vec::new(),
-        worker_addresses: Vec::new(),
-        url: format!("ringway://{address}?tls={tls}"),
-        tls,
-    };
-    for n in 1..=3 {
-        let (mut worker, _) = start_worker(spawner, dir, &cluster, n, "127.0.0.1:0")?;
-        cluster.worker_addresses.push(worker.wait_for(ready_address).await?);
-        cluster.workers.push(worker);
-    }
-    Ok(cluster)
-}
-
-fn start_worker(
-    spawner: &Spawner,
-    dir: &Path,
-    cluster: &Cluster,
-    n: usize,
-    listen: &str,
-) -> Result<(Process, Option<ChildStdin>)> {
-    let id = format!("w{n}");
-    let data = path_text(&dir.join(&id));
-    let coordinator = cluster
-        .url
-        .strip_prefix("ringway://")
-        .and_then(|rest| rest.split('?').next())
-        .unwrap_or_default();
-    spawner.start(
-        &id,
-        &[
-            "worker",
-            "--id",
-            &id,
-            "--listen",
-            listen,
-            "--http",
-            "127.0.0.1:0",
-            "--data",
-            &data,
-            "--coordinator",
-            coordinator,
-            "--tls-dir",
-            &cluster.tls,
-        ],
-        false,
-    )
-}
-
-/// The address in `ready worker w1 at 127.0.0.1:7401 …`.
-fn ready_address(line: &str) -> Option<String> {
-    let rest = line.strip_prefix("ready ")?;
-    let address = rest.split(" at ").nth(1)?.split_whitespace().next()?;
-    Some(address.to_owned())
-}
-
-fn path_text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-/// One member process.
-struct Member {
-    process: Process,
-}
-
-async fn start_member(
-    spawner: &Spawner,
-    url: &str,
-    subscription: &str,
-    name: &str,
-) -> Result<Member> {
-    let args = [
-        "--url",
-        url,
-        "sub",
-        "*.departed.*",
-        "--as",
-        subscription,
-        "--member",
-        name,
-        "--format",
-        "json",
-    ];
-    let (process, _) = spawner.start(&format!("{subscription}-{name}"), &args, false)?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !process.said("ready") {
-        if Instant::now() > deadline {
-            bail!("member {name} of {subscription} did not become ready");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(Member { process })
-}
-
-/// The publisher process, and the task that feeds it the flights.
-struct Publisher {
-    process: Process,
-    feed: JoinHandle<std::io::Result<()>>,
-    receipts: PathBuf,
-}
-
-fn start_publisher(
-    spawner: &Spawner,
-    dir: &Path,
-    url: &str,
-    rate: u32,
-    lines: &[&str],
-) -> Result<Publisher> {
-    let receipts = dir.join("receipts.ndjson");
-    let (rate, file) = (rate.to_string(), path_text(&receipts));
-    let args = [
-        "--url",
-        url,
-        "pub",
-        "--class-field",
-        CLASS,
-        "--key-field",
-        "tail",
-        "--rate",
-        &rate,
-        "--receipts",
-        &file,
-        "--json",
-    ];
-    let (process, stdin) = spawner.start("publisher", &args, true)?;
-    let mut stdin = stdin.context("the publisher has no input")?;
-    let text = lines.join("\n") + "\n";
-    let feed = tokio::spawn(async move {
-        stdin.write_all(text.as_bytes()).await?;
-        stdin.shutdown().await
-    });
-    Ok(Publisher { process, feed, receipts })
-}
-
-/// How many receipts there are. The file is only counted further, never read again.
-#[derive(Default)]
-struct ReceiptCount {
-    at: u64,
-    count: usize,
-}
-
-impl ReceiptCount {
-    fn update(&mut self, file: &Path) -> usize {
-        use std::io::Seek;
-        let read = || -> std::io::Result<Vec<u8>> {
-            let mut f = std::fs::File::open(file)?;
-            f.seek(std::io::SeekFrom::Start(self.at))?;
-            let mut bytes = Vec::new();
-            f.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        if let Ok(bytes) = read() {
-            self.at += bytes.len() as u64;
-            self.count += bytes.iter().filter(|b| **b == b'\n').count();
-        }
-        self.count
-    }
-}
-
 /// Everything from the first process to the verdict. Returns the summary and what does not hold.
-async fn tell(args: &DemoArgs, dir: &Path, teller: &Teller) -> Result<(Summary, Vec<String>)> {
-    let input = read_flights(args.flights.as_deref())?;
-    let lines: &[&str] = &input.lines().collect::<Vec<_>>();
-    if lines.is_empty() {
-        bail!("there are no flights to publish");
-    }
+async fn tell(
+    flights: &Flights,
+    rate: u32,
+    dir: &Path,
+    teller: &Teller,
+) -> Result<(Summary, Vec<String>)> {
+    let lines: &[&str] = &flights.lines();
     let spawner = Spawner::new(dir)?;
     let mut cluster = start_cluster(&spawner, dir).await?;
     teller.event("a coordinator and three workers are running, each a process of its own");
     let client = Client::connect(&cluster.url).await?;
     wait_for_workers(&client, 3).await?;
-    client.admin().group_create(SECOND_GROUP, 16, Some(100), None).await?;
+    client.admin().group_create(SECOND_GROUP, QUEUES, Some(100), None).await?;
     wait_for_queues(&client).await?;
     show_queues(&client, teller).await?;
-    show_ring(&client, lines, teller).await?;
+    show_ring(&client, flights, teller).await?;
 
     let counter = start_member(&spawner, &cluster.url, "delays", "counter").await?;
     let mut board = Vec::new();
@@ -342,11 +147,11 @@ async fn tell(args: &DemoArgs, dir: &Path, teller: &Teller) -> Result<(Summary, 
         board.push(start_member(&spawner, &cluster.url, "board", name).await?);
     }
     teller.event("two subscriptions: `delays` with one member, `board` with three that share it");
-    let publisher = start_publisher(&spawner, dir, &cluster.url, args.rate, lines)?;
+    let publisher = start_publisher(&spawner, dir, &cluster.url, rate, lines)?;
     teller.event(&format!(
         "publishing {} flights as {CLASS}, key = tail number, {} a second",
-        thousands(lines.len()),
-        thousands(args.rate as usize)
+        grouped(lines.len() as u64),
+        grouped(rate.into())
     ));
 
     let mut progress = Progress::new(lines.len());
@@ -355,7 +160,7 @@ async fn tell(args: &DemoArgs, dir: &Path, teller: &Teller) -> Result<(Summary, 
     teller.event("a fourth member joins `board`");
 
     progress.until(0.45, &client, &publisher, &counter, &board, teller).await?;
-    board[1].process.kill().await?;
+    board[1].kill().await?;
     teller.event("member board-2 is killed with SIGKILL");
 
     progress.until(0.65, &client, &publisher, &counter, &board, teller).await?;
@@ -373,32 +178,47 @@ async fn tell(args: &DemoArgs, dir: &Path, teller: &Teller) -> Result<(Summary, 
     teller.event("worker w2 is started again and finds its queues in its journal");
     progress.until(1.0, &client, &publisher, &counter, &board, teller).await?;
 
-    publisher.feed.await??;
+    // Should it have ended early, its own last words say more than the broken pipe.
+    let _ = publisher.feed.await?;
     let said = publisher.process.finish(Duration::from_secs(90)).await?;
     teller.event(&format!("the publisher is done: {}", said.last().map_or("", |s| s.as_str())));
     progress.drain(&client, lines.len(), &counter, &board, teller).await?;
+
+    let calm = || async {
+        let (_, members, rights) = client.admin().subscription("board").await?;
+        Ok(members.len() == board.len() - 1 && rights.iter().all(|r| r.state == "granted"))
+    };
+    wait_until("the last hand-overs to end", calm).await?;
+    let status = client.admin().status().await?;
 
     let receipts: Vec<Receipt> =
         parse_lines(std::fs::read_to_string(&publisher.receipts)?.lines())?;
     let mut printed = BTreeMap::new();
     let mut members = Vec::new();
     for member in board {
-        let killed = member.process.id().is_none();
-        let out = if killed { member.process.take_lines() } else { member.process.stop().await? };
-        // The last line of a killed process may be cut short.
-        let whole = if killed { whole_lines(&out) } else { out };
-        members.push(parse_lines(whole.iter().map(String::as_str))?);
+        members.push(last_lines(member).await?);
     }
     printed.insert("board", members);
-    let counted = parse_lines(counter.process.stop().await?.iter().map(String::as_str))?;
-    printed.insert("delays", vec![counted]);
-    let status = client.admin().status().await?;
+    printed.insert("delays", vec![last_lines(counter).await?]);
     client.close().await;
     for worker in cluster.workers {
         worker.stop().await?;
     }
     cluster.coordinator.stop().await?;
     judge(lines, &receipts, &printed, status.moves, status.lower_bound, teller)
+}
+
+/// Everything that a member printed, also one that was killed; one that runs is stopped.
+async fn last_lines(member: Process) -> Result<Vec<Delivered>> {
+    if member.id().is_some() {
+        return parse_lines(member.stop().await?.iter().map(String::as_str));
+    }
+    let mut lines = member.take_lines();
+    // The kill may have cut the last one short; then it was not acked and came again elsewhere.
+    if lines.last().is_some_and(|line| serde_json::from_str::<Delivered>(line).is_err()) {
+        lines.pop();
+    }
+    parse_lines(lines.iter().map(String::as_str))
 }
 
 /// Turns what was published and printed into the summary, and says what does not hold.
@@ -445,7 +265,10 @@ fn judge(
     if moves != lower_bound {
         broken.push(format!("{moves} moves were made where {lower_bound} would have done"));
     }
-    let counted = delays(printed["delays"].iter().flatten().map(|d| d.body.as_str()))?;
+    // A message may come again, and counts once.
+    let mut places = BTreeSet::new();
+    let once = printed["delays"].iter().flatten().filter(|d| places.insert((&d.queue, d.offset)));
+    let counted = delays(once.map(|d| d.body.as_str()))?;
     let expected = delays(lines.iter().copied())?;
     if counted != expected {
         broken.push("the delays that `delays` counted are not those of the input".to_owned());
@@ -465,28 +288,16 @@ fn report(summary: &Summary, counted: &BTreeMap<String, u64>, teller: &Teller) {
         ("moves of queues and consume rights", summary.moves),
         ("the least that had to move", summary.lower_bound),
     ] {
-        teller.line(&format!("{what:<38}{:>10}", thousands(value as usize)));
+        teller.line(&format!("{what:<38}{:>10}", grouped(value)));
     }
     let mut late: Vec<_> = counted.iter().collect();
     late.sort_by(|a, b| b.1.cmp(a.1));
     let late: Vec<String> =
-        late.iter().take(5).map(|(c, n)| format!("{c} {}", thousands(**n as usize))).collect();
+        late.iter().take(5).map(|(c, n)| format!("{c} {}", grouped(**n))).collect();
     teller.line(&format!(
         "late by {LATE_MINUTES} minutes or more, as `delays` counted: {}",
         late.join(", ")
     ));
-}
-
-/// How many flights of each carrier left late.
-fn delays<'a>(flights: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, u64>> {
-    let mut late = BTreeMap::new();
-    for text in flights {
-        let flight: Flight = serde_json::from_str(text)?;
-        if flight.dep_delay.is_some_and(|minutes| minutes >= LATE_MINUTES) {
-            *late.entry(flight.carrier).or_default() += 1;
-        }
-    }
-    Ok(late)
 }
 
 fn parse_lines<'a, T: for<'de> Deserialize<'de>>(
@@ -495,190 +306,6 @@ fn parse_lines<'a, T: for<'de> Deserialize<'de>>(
     lines
         .map(|l| serde_json::from_str(l).with_context(|| format!("not a line of JSON: {l}")))
         .collect()
-}
-
-/// Drops a last line that a kill cut short.
-fn whole_lines(lines: &[String]) -> Vec<String> {
-    lines.iter().filter(|l| l.ends_with('}')).cloned().collect()
-}
-
-fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// A line a second while messages flow.
-struct Progress {
-    total: usize,
-    receipts: ReceiptCount,
-    last: (Instant, usize),
-    held: String,
-}
-
-impl Progress {
-    fn new(total: usize) -> Self {
-        Self {
-            total,
-            receipts: ReceiptCount::default(),
-            last: (Instant::now(), 0),
-            held: String::new(),
-        }
-    }
-
-    /// Waits until this share of the flights is published and acked.
-    async fn until(
-        &mut self,
-        share: f64,
-        client: &Client,
-        publisher: &Publisher,
-        counter: &Member,
-        board: &[Member],
-        teller: &Teller,
-    ) -> Result<()> {
-        let goal = (self.total as f64 * share) as usize;
-        let mut stalled_since = Instant::now();
-        let mut seen = 0;
-        loop {
-            let acked = self.receipts.update(&publisher.receipts);
-            if acked >= goal {
-                return Ok(());
-            }
-            if acked > seen {
-                (seen, stalled_since) = (acked, Instant::now());
-            }
-            if stalled_since.elapsed() > Duration::from_secs(60) {
-                bail!("publishing stands still at {acked} of {} flights", self.total);
-            }
-            self.tick(client, publisher, counter, board, teller).await?;
-        }
-    }
-
-    /// Waits a moment, and prints the line of this second if it is due.
-    async fn tick(
-        &mut self,
-        client: &Client,
-        publisher: &Publisher,
-        counter: &Member,
-        board: &[Member],
-        teller: &Teller,
-    ) -> Result<()> {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        if self.last.0.elapsed() >= Duration::from_secs(1) {
-            let acked = self.receipts.update(&publisher.receipts);
-            self.print(acked, client, counter, board, teller).await?;
-        }
-        Ok(())
-    }
-
-    async fn print(
-        &mut self,
-        acked: usize,
-        client: &Client,
-        counter: &Member,
-        board: &[Member],
-        teller: &Teller,
-    ) -> Result<()> {
-        let rate = (acked - self.last.1) as f64 / self.last.0.elapsed().as_secs_f64();
-        self.last = (Instant::now(), acked);
-        let seen: usize = board.iter().map(|m| m.process.printed()).sum();
-        teller.event(&format!(
-            "published {:>7}  {:>6}/s   delays {:>7} (lag {})   board {:>7} (lag {})",
-            thousands(acked),
-            thousands(rate as usize),
-            thousands(counter.process.printed()),
-            thousands(acked.saturating_sub(counter.process.printed())),
-            thousands(seen),
-            thousands(acked.saturating_sub(seen)),
-        ));
-        let held = holders(client).await?;
-        if held != self.held {
-            teller.line(&format!("board: {held}"));
-            self.held = held;
-        }
-        Ok(())
-    }
-
-    /// Waits until both subscriptions have nothing left.
-    async fn drain(
-        &mut self,
-        client: &Client,
-        acked: usize,
-        counter: &Member,
-        board: &[Member],
-        teller: &Teller,
-    ) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let mut left = 0;
-            for subscription in ["delays", "board"] {
-                let lag = client.admin().lag(subscription).await?;
-                left += lag.lag_messages() + lag.unanswered.len() as u64;
-            }
-            if left == 0 {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("{left} messages are still not acked a minute after the last publish");
-            }
-            if self.last.0.elapsed() >= Duration::from_secs(1) {
-                self.print(acked, client, counter, board, teller).await?;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// Who holds how many of the queues of `board`: `board-1 11 queues, board-2 11, …`.
-async fn holders(client: &Client) -> Result<String> {
-    let (_, members, rights) = client.admin().subscription("board").await?;
-    let mut text: Vec<String> =
-        members.iter().map(|m| format!("{} holds {} queues", m.member, m.rights)).collect();
-    let moving = rights.iter().filter(|r| r.state != "granted").count();
-    if moving > 0 {
-        text.push(format!("{moving} in hand-over"));
-    }
-    Ok(text.join(", "))
-}
-
-async fn wait_for_workers(client: &Client, count: u32) -> Result<()> {
-    wait_until("the workers to register", || async {
-        Ok(client.admin().status().await?.workers_up == count)
-    })
-    .await
-}
-
-/// Waits until every queue serves and no queue is on its way.
-async fn wait_for_queues(client: &Client) -> Result<()> {
-    wait_until("the queues to be balanced", || async {
-        let status = client.admin().status().await?;
-        let plan = client.admin().plan().await?;
-        let workers = client.admin().workers().await?;
-        let most = workers.iter().map(|w| w.queues).max().unwrap_or(0);
-        let least = workers.iter().map(|w| w.queues).min().unwrap_or(0);
-        Ok(status.queues_serving == status.queues && plan.moves.is_empty() && most - least <= 1)
-    })
-    .await
-}
-
-async fn wait_until<F: Future<Output = Result<bool>>>(
-    what: &str,
-    done: impl Fn() -> F,
-) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done().await? {
-        if Instant::now() > deadline {
-            bail!("waited 20 s for {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
 }
 
 async fn show_queues(client: &Client, teller: &Teller) -> Result<()> {
@@ -694,14 +321,9 @@ async fn show_queues(client: &Client, teller: &Teller) -> Result<()> {
 }
 
 /// Says which carriers the class ring sends where.
-async fn show_ring(client: &Client, lines: &[&str], teller: &Teller) -> Result<()> {
-    let mut carriers = BTreeMap::new();
-    for line in lines {
-        let flight: Flight = serde_json::from_str(line)?;
-        carriers.entry(flight.carrier).or_insert(());
-    }
+async fn show_ring(client: &Client, flights: &Flights, teller: &Teller) -> Result<()> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for carrier in carriers.into_keys() {
+    for carrier in flights.carriers() {
         let route = client.admin().route(&format!("{carrier}.departed.JFK")).await?;
         groups.entry(route.group.to_string()).or_default().push(carrier);
     }
@@ -713,8 +335,6 @@ async fn show_ring(client: &Client, lines: &[&str], teller: &Teller) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use ringway_client::proto::routing::{GroupRoute, Router, Routing, even_slots};
     use ringway_client::proto::{GroupId, GroupName, RoutingVersion};
 
@@ -741,22 +361,13 @@ mod tests {
     #[test]
     fn the_class_ring_gives_both_groups_some_carriers() {
         let router = router();
-        let flights = read_flights(None).unwrap();
         let mut carriers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for line in flights.lines() {
-            let flight: Flight = serde_json::from_str(line).unwrap();
-            let class = format!("{}.departed.JFK", flight.carrier);
+        for carrier in Flights::read(None).unwrap().carriers() {
+            let class = format!("{carrier}.departed.JFK");
             let group = router.group_of(&class).unwrap().name().to_string();
-            carriers.entry(group).or_default().insert(flight.carrier);
+            carriers.entry(group).or_default().insert(carrier);
         }
         let total: usize = carriers.values().map(BTreeSet::len).sum();
         assert_eq!((carriers.len(), total), (2, 16), "{carriers:?}");
-    }
-
-    #[test]
-    fn numbers_are_read_in_thousands() {
-        assert_eq!(thousands(7), "7");
-        assert_eq!(thousands(33_677), "33,677");
-        assert_eq!(thousands(1_234_567), "1,234,567");
     }
 }

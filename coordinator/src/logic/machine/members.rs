@@ -341,9 +341,8 @@ impl Machine {
 
     /// Fences those whose time to drain is over.
     pub(super) fn expire_rights(&mut self, now: Time, out: &mut Effects) {
-        let over = |right: &Right| right.deadline().is_some_and(|at| at <= now);
-        let ids: Vec<RightId> =
-            self.rights.iter().filter(|(_, r)| over(r)).map(|(id, _)| *id).collect();
+        let over = |id: &RightId| self.deadline_of(*id).is_some_and(|at| at <= now);
+        let ids: Vec<RightId> = self.revoking.iter().copied().filter(over).collect();
         for id in ids {
             let target = self.target_of(id);
             let Some(right) = self.rights.get_mut(&id) else { continue };
@@ -352,6 +351,14 @@ impl Machine {
             self.tell_raise(now, id, out);
             self.tell_lost(id, &holder, epoch, out);
         }
+        let rights = &self.rights;
+        let has_deadline = |id: &RightId| rights.get(id).is_some_and(|r| r.deadline().is_some());
+        self.revoking.retain(has_deadline);
+    }
+
+    /// When the holder of a right is fenced, while it is to give it up.
+    pub(super) fn deadline_of(&self, id: RightId) -> Option<Time> {
+        self.rights.get(&id)?.deadline()
     }
 
     fn tell_lost(&self, id: RightId, holder: &Holder, epoch: Epoch, out: &mut Effects) {
@@ -393,6 +400,7 @@ impl Machine {
                 let epoch = right.row().epoch;
                 let to_member = revoke_of(now, right);
                 self.dirty.insert(Key::Right(id));
+                self.revoking.insert(id);
                 if let Some(worker) = self.primary(id.queue) {
                     self.tell_worker(&worker, ToWorker::Revoke { right: id, epoch }, out);
                 }

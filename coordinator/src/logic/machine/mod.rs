@@ -183,6 +183,8 @@ pub struct Machine {
     graves: BTreeMap<(WorkerId, QueueId), GraveRow>,
     members: BTreeMap<(SubscriptionId, MemberId), MemberRow>,
     rights: BTreeMap<RightId, Right>,
+    /// Every right that has a deadline; also some that have none any more.
+    revoking: BTreeSet<RightId>,
 
     worker_sessions: Sessions<WorkerId>,
     member_sessions: Sessions<(SubscriptionId, MemberId)>,
@@ -239,6 +241,7 @@ impl Machine {
             graves: BTreeMap::new(),
             members: BTreeMap::new(),
             rights: BTreeMap::new(),
+            revoking: BTreeSet::new(),
             worker_sessions: Sessions::default(),
             member_sessions: Sessions::default(),
             watchers: BTreeMap::new(),
@@ -279,6 +282,7 @@ impl Machine {
                 self.members.insert(key, row);
             }
             Row::Right(row) => {
+                self.revoking.insert(row.id);
                 self.rights.insert(row.id, Right::new(row, now, &self.setup.timing));
             }
             row => self.catalog.restore(row)?,
@@ -335,7 +339,7 @@ impl Machine {
             self.worker_sessions.next_lapse(lapse),
             self.member_sessions.next_lapse(lapse),
             self.joins.values().map(|join| join.deadline).min(),
-            self.rights.values().filter_map(Right::deadline).min(),
+            self.revoking.iter().filter_map(|id| self.deadline_of(*id)).min(),
             self.repeat_at,
             self.next_plan(),
         ];

@@ -351,7 +351,7 @@ fn a_member_that_died_while_the_coordinator_was_down_lapses_after_its_full_time(
     let mut world = one_member();
     world.members.get_mut(&member_id("a")).unwrap().alive = false;
     world.restart_coordinator();
-    world.pass(2500);
+    world.pass(4500);
     assert_eq!(shares(&world), [16]);
     world.pass(100);
     world.deliver();
@@ -365,6 +365,19 @@ fn a_settled_restart_makes_no_plan() {
     world.calm();
     let (before, plan) = (world.rights(), world.machine.meta.plan);
     world.restart_coordinator();
+    world.calm();
+    assert_eq!(world.rights(), before);
+    assert_eq!(world.machine.meta.plan, plan);
+}
+
+#[test]
+fn who_needs_the_longest_way_to_a_restarted_coordinator_keeps_everything() {
+    let mut world = half_way();
+    world.calm();
+    let (before, plan) = (world.rights(), world.machine.meta.plan);
+    world.restart_coordinator();
+    // An attempt that just missed the start, a pause, and a slow handshake.
+    world.pass(2000 + 1000 + 500);
     world.calm();
     assert_eq!(world.rights(), before);
     assert_eq!(world.machine.meta.plan, plan);

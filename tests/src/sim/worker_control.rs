@@ -1,0 +1,166 @@
+//! A worker's link to the coordinator in the simulation: an imitation of the task that registers
+//! the worker at every connection, passes orders on and answers back. Answers that nobody can
+//! hear are dropped; the registration says how things stand.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use ringway_proto::control::{FromWorker, HeldQueue, Register, ToWorker};
+use ringway_proto::frame::Kind;
+use ringway_proto::routing::Routing;
+use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
+use ringway_worker::logic::host::Step;
+
+use super::bugs::Bug;
+use super::history::What;
+use super::net::{ConnId, End, Item, StreamNo};
+use super::worker::{Then, Worker};
+use super::world::{COORDINATOR, Ctx, Timer};
+
+/// The connection to the coordinator.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    conn: Option<ConnId>,
+    /// Once the registration is sent.
+    session: Option<StreamNo>,
+    /// What waits for the registration to be sent.
+    events: VecDeque<FromWorker>,
+    failures: u32,
+}
+
+impl Worker {
+    pub(super) fn dial(&mut self, ctx: &mut Ctx) {
+        if self.live.as_ref().is_some_and(|live| live.link.conn.is_none()) {
+            ctx.dial(self.pid, COORDINATOR);
+        }
+    }
+
+    /// The coordinator was not reached.
+    pub fn dial_failed(&mut self, ctx: &mut Ctx) {
+        let Some(live) = &mut self.live else { return };
+        live.link.failures += 1;
+        let wait = ctx.back_off(live.link.failures);
+        let at = ctx.clock.now() + wait;
+        ctx.timer(self.pid, at, Timer::Redial(COORDINATOR));
+    }
+
+    /// The coordinator is reached.
+    pub fn connected(&mut self, ctx: &mut Ctx, conn: ConnId) {
+        let Some(live) = &mut self.live else { return };
+        live.link = Link { conn: Some(conn), ..Link::default() };
+        // What is said at a registration has to survive a crash, a seal above all.
+        let held = live.host.held();
+        self.after_writes(ctx, Then::Held { conn, held });
+        self.turn(ctx);
+    }
+
+    /// The connection to the coordinator is gone.
+    pub fn coordinator_gone(&mut self, ctx: &mut Ctx) {
+        let Some(live) = &mut self.live else { return };
+        live.link = Link::default();
+        let at = ctx.clock.now() + 50;
+        ctx.timer(self.pid, at, Timer::Redial(COORDINATOR));
+    }
+
+    pub(super) fn register(&mut self, ctx: &mut Ctx, conn: ConnId, held: Vec<HeldQueue>) {
+        let incarnation = Incarnation(ctx.standing[self.pid].started);
+        let Some(live) = self.live.as_mut().filter(|live| live.link.conn == Some(conn)) else {
+            return;
+        };
+        let register = Register {
+            worker: self.id.clone(),
+            incarnation,
+            journal: self.disk.uuid,
+            address: format!("{}:7400", self.id),
+            http: None,
+            weight: 100,
+            zone: None,
+            queues: held,
+        };
+        live.link.session = Some(ctx.net.open_stream(conn));
+        let waiting = std::mem::take(&mut live.link.events);
+        self.tell(ctx, FromWorker::Register(register));
+        for event in waiting {
+            self.tell(ctx, event);
+        }
+    }
+
+    pub(super) fn tell(&mut self, ctx: &mut Ctx, event: FromWorker) {
+        match &event {
+            FromWorker::RightRaised { right, epoch } => {
+                ctx.note(What::Raised { right: *right, epoch: *epoch });
+            }
+            FromWorker::QueueOpened { queue, epoch } => {
+                let (queue, epoch, worker) = (*queue, *epoch, self.id.clone());
+                ctx.note(What::QueueOpened { queue, epoch, worker });
+            }
+            FromWorker::SubscriptionStarted { subscription, queue } => {
+                ctx.note(What::Started { subscription: *subscription, queue: *queue });
+            }
+            _ => {}
+        }
+        let Some(live) = &mut self.live else { return };
+        match (live.link.conn, live.link.session) {
+            (Some(conn), Some(stream)) => {
+                let bytes = codec::encode(&event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
+                ctx.send(conn, End::Dialler, stream, Kind::Control, bytes);
+            }
+            (Some(_), None) => live.link.events.push_back(event),
+            (None, _) => {}
+        }
+    }
+
+    /// An order of the coordinator.
+    pub fn ordered(&mut self, ctx: &mut Ctx, conn: ConnId, item: Item) {
+        let Item::Frame(_, payload) = item else { return };
+        let Some(live) = self.live.as_mut().filter(|live| live.link.conn == Some(conn)) else {
+            return;
+        };
+        let order: ToWorker = codec::decode(&payload).unwrap_or_else(|e| panic!("an order: {e}"));
+        let (queue, step) = match order {
+            ToWorker::Registered => return,
+            ToWorker::RegisterRefused(refusal) => {
+                let who = format!("worker {}", self.id);
+                return ctx.left(&who, &refusal);
+            }
+            ToWorker::Superseded => {
+                let what = What::Left {
+                    who: format!("worker {}", self.id),
+                    why: "a newer process took its place".to_owned(),
+                };
+                return ctx.note(what);
+            }
+            ToWorker::Routing(routing) => {
+                let ours = queues_of(&routing, &self.id);
+                live.host.set_routing(routing.version, ours);
+                return;
+            }
+            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
+            ToWorker::SealQueue { queue, epoch, attempt } => (queue, Step::Seal { epoch, attempt }),
+            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
+            ToWorker::Tombstone { queue, uuid, epoch } => {
+                let any = ctx.bug == Some(Bug::TombstoneOfAnyEpoch);
+                let epoch = if any { Epoch(u64::MAX) } else { epoch };
+                (queue, Step::Tombstone { uuid, epoch })
+            }
+            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
+            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+        };
+        let mut out = Vec::new();
+        live.host.step(queue, step, &mut out);
+        self.act(ctx, out);
+        self.turn(ctx);
+    }
+}
+
+fn queues_of(routing: &Routing, worker: &WorkerId) -> BTreeSet<QueueId> {
+    let mut ours = BTreeSet::new();
+    for group in &routing.groups {
+        for (index, queue) in (0..).zip(&group.queues) {
+            if queue.primary.as_ref() == Some(worker) {
+                ours.insert(QueueId::new(group.id, index));
+            }
+        }
+    }
+    ours
+}
