@@ -3,6 +3,8 @@
 //! rules of its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,6 +70,8 @@ pub struct Driver {
     pub inbox: mpsc::Receiver<Message>,
     /// How it goes.
     pub state: watch::Sender<State>,
+    /// Whether the queues are where they belong.
+    pub settled: Arc<AtomicBool>,
     /// Time 0.
     pub start: Instant,
 }
@@ -204,6 +208,9 @@ impl Driver {
         let took = began.elapsed();
         if !effects.changes.is_empty() {
             self.commit(effects.changes).await?;
+            // Before a worker hears that it is registered, so that nobody finds the queues
+            // settled between that and the plan that it leads to.
+            self.settled.store(self.machine.queues_are_settled(), Relaxed);
         }
         self.metrics.count(&effects.events, took);
         for event in &effects.events {

@@ -16,6 +16,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -113,6 +114,7 @@ pub struct Coordinator {
     advertised: String,
     registry: prometheus::Registry,
     state: watch::Receiver<State>,
+    settled: Arc<AtomicBool>,
     server: JoinHandle<()>,
     driver: JoinHandle<()>,
 }
@@ -144,18 +146,20 @@ impl Coordinator {
         let registry = metrics.registry();
         let (sender, inbox) = mpsc::channel(INBOX);
         let (state_sender, state) = watch::channel(State::Serving);
+        let settled = Arc::new(AtomicBool::new(false));
         let driver = Driver {
             machine,
             store: Some(Box::new(store) as Box<dyn Store>),
             metrics,
             inbox,
             state: state_sender,
+            settled: Arc::clone(&settled),
             start,
         };
         let driver = tokio::spawn(driver.run());
         let server = tokio::spawn(server::accept(Arc::clone(&listener), sender));
         let advertised = config.advertise.unwrap_or_else(|| listener.local_addr().to_string());
-        Ok(Self { listener, advertised, registry, state, server, driver })
+        Ok(Self { listener, advertised, registry, state, settled, server, driver })
     }
 
     /// Where it listens.
@@ -180,6 +184,12 @@ impl Coordinator {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         *self.state.borrow() == State::Serving && !self.driver.is_finished()
+    }
+
+    /// Whether every queue is where the plan has it and no plan of queues is due.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Relaxed)
     }
 
     /// Waits until the process has to leave, and says why. Never, as long as all is well.

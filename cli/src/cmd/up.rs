@@ -170,10 +170,12 @@ fn workers_wanted(asked: u16, data: &Path) -> u16 {
     asked.max(known)
 }
 
+/// Waits until everything serves. With several workers the queues have found their places then,
+/// too: one that gets a message before that stays where it happens to be.
 async fn wait_ready(parts: &Parts) {
     let started = Instant::now();
     let mut said = false;
-    while !parts.is_ready() {
+    while !parts.is_ready() || !parts.coordinator.is_settled() {
         if !said && started.elapsed() > NOTICE {
             let waiting = parts.workers.iter().filter(|worker| !worker.is_ready()).count();
             eprintln!(

@@ -34,8 +34,8 @@ pub enum Bug {
     SealNotJournaled,
     /// A tombstone removes a copy of any epoch.
     TombstoneOfAnyEpoch,
-    /// The worker reports a queue as open before that is durable.
-    RegisterUnsynced,
+    /// A member takes itself for heard although nobody answers it.
+    DeafHolder,
 }
 
 impl Bug {
@@ -56,7 +56,7 @@ impl Bug {
         Self::SameIncarnation,
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
-        Self::RegisterUnsynced,
+        Self::DeafHolder,
     ];
 
     /// The bug of this name, as `Debug` writes it.

@@ -17,8 +17,8 @@ use ringway_proto::data::{AckConfirmed, AppendAnswer, Deliver, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, OpenNumber, Refusal, RightId, RoutingVersion, Time,
-    Uuid, WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, OpenNumber, Refusal, RightId, RoutingVersion, Time, Uuid,
+    WorkerId, codec,
 };
 
 use super::bugs::Bug;
@@ -200,11 +200,8 @@ impl Client {
                 publisher.disconnected(&id, "the connection is lost");
             }
         }
-        let gone: Vec<(RightId, OpenNumber)> = live
-            .streams
-            .range((conn, 0)..=(conn, u32::MAX))
-            .map(|(_, of)| *of)
-            .collect();
+        let gone: Vec<(RightId, OpenNumber)> =
+            live.streams.range((conn, 0)..=(conn, u32::MAX)).map(|(_, of)| *of).collect();
         live.streams.retain(|(of, _), _| *of != conn);
         for (right, open) in gone {
             live.stream_ended(time, right, open, None);
@@ -296,6 +293,10 @@ impl Client {
         let pid = self.pid;
         let Some(live) = &mut self.live else { return };
         let Some(seat) = &mut live.seat else { return };
+        let is_deaf = ctx.bug == Some(Bug::DeafHolder);
+        if is_deaf {
+            seat.coordinator_answered(ctx.client_time(pid));
+        }
         let answered = |conn: ConnId| {
             let conn = ctx.net.conn(conn).filter(|c| c.is_open(End::Dialler));
             conn.map(|c| ctx.client_time_at(pid, c.answered))
@@ -304,6 +305,9 @@ impl Client {
             seat.coordinator_answered(at);
         }
         for (right, delivery) in &live.deliveries {
+            if is_deaf {
+                seat.primary_answered(right, ctx.client_time(pid));
+            }
             let conn = live.workers.get(&delivery.worker).and_then(|link| link.conn);
             if let Some(at) = conn.and_then(answered) {
                 seat.primary_answered(right, at);
@@ -378,7 +382,8 @@ impl Live {
     fn tell(&self, ctx: &mut Ctx, message: &FromClient) {
         if let Some((conn, stream)) = self.session {
             let bytes = codec::encode(message).unwrap_or_else(|e| panic!("{message:?}: {e}"));
-            ctx.send(conn, End::Dialler, stream, Kind::Control, bytes);
+            let twice = !matches!(message, FromClient::Join(_));
+            ctx.say(conn, End::Dialler, stream, bytes, twice);
         }
     }
 
@@ -486,6 +491,7 @@ impl Live {
             ToClient::Revoke { right, epoch, member, .. } => {
                 seat.revoke(time, right, epoch);
                 if ctx.bug == Some(Bug::DrainedBeforeAcks) {
+                    ctx.note(What::Drained { right, epoch, member: member.clone() });
                     self.tell(ctx, &FromClient::Drained { member, right, epoch });
                 }
             }

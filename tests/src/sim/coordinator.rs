@@ -277,9 +277,10 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             {
                 let granted = GrantedRight { right: to.right, epoch: to.epoch };
                 let member = holder.member.clone();
-                tell(live, ctx, *conn, &ToClient::Granted { member, granted });
+                tell(live, ctx, *conn, &ToClient::Granted { member, granted }, false);
             }
-            tell(live, ctx, conn, &message);
+            let twice = !matches!(message, ToWorker::Registered | ToWorker::RegisterRefused(_));
+            tell(live, ctx, conn, &message, twice);
         }
         Action::ToClient { conn, mut message } => {
             if ctx.bug == Some(Bug::SameIncarnation)
@@ -288,14 +289,16 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             {
                 joined.incarnation = *incarnation;
             }
-            tell(live, ctx, conn, &message);
+            // A seat takes what the answer to its join says for all that it has.
+            let twice = !matches!(message, ToClient::Joined(_) | ToClient::JoinRefused { .. });
+            tell(live, ctx, conn, &message, twice);
         }
         Action::Route { workers, clients, routing } => {
             let routing = Routing::clone(&routing);
             let message = ToWorker::Routing(routing.clone());
-            workers.iter().for_each(|conn| tell(live, ctx, *conn, &message));
+            workers.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
             let message = ToClient::Routing(routing);
-            clients.iter().for_each(|conn| tell(live, ctx, *conn, &message));
+            clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
         }
         Action::Reply { answer, .. } => {
             if let Err(refusal) = answer {
@@ -306,8 +309,8 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
     }
 }
 
-fn tell<T: Serialize>(live: &Live, ctx: &mut Ctx, conn: ConnId, message: &T) {
+fn tell<T: Serialize>(live: &Live, ctx: &mut Ctx, conn: ConnId, message: &T, twice: bool) {
     let Some(stream) = live.sessions.get(&conn) else { return };
     let bytes = codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"));
-    ctx.send(conn, End::Acceptor, *stream, Kind::Control, bytes);
+    ctx.say(conn, End::Acceptor, *stream, bytes, twice);
 }

@@ -12,7 +12,7 @@ use ringway_proto::control::{FromWorker, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, AppendAnswer, Deliver, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
-    Code, Epoch, Holder, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid, WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
@@ -35,6 +35,7 @@ pub struct Worker {
     pub(super) id: WorkerId,
     pub(super) pid: Pid,
     pub(super) disk: Journal,
+    pub(super) weight: u32,
     pub(super) live: Option<Live>,
 }
 
@@ -98,7 +99,7 @@ impl Worker {
     /// A worker that is down and has an empty disk.
     #[must_use]
     pub fn new(id: WorkerId, pid: Pid, journal: Uuid) -> Self {
-        Self { id, pid, disk: Journal::new(journal), live: None }
+        Self { id, pid, disk: Journal::new(journal), weight: 100, live: None }
     }
 
     /// Starts on what the disk has.
@@ -106,6 +107,9 @@ impl Worker {
     /// # Panics
     /// When the replay does not accept what the logic wrote.
     pub fn start(&mut self, ctx: &mut Ctx) {
+        if ctx.faults && ctx.dice.percent(25) {
+            self.weight = ctx.dice.between(1, 4) as u32 * 50;
+        }
         let mut replay = Replay::new(Rules::default());
         let mut batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>> = BTreeMap::new();
         for (header, at, body) in self.disk.replay() {
@@ -209,13 +213,7 @@ impl Worker {
         }
     }
 
-    fn append(
-        &mut self,
-        ctx: &Ctx,
-        to: (ConnId, StreamNo),
-        payload: Bytes,
-        out: &mut Vec<Action>,
-    ) {
+    fn append(&mut self, ctx: &Ctx, to: (ConnId, StreamNo), payload: Bytes, out: &mut Vec<Action>) {
         let Some(live) = &mut self.live else { return };
         let mut header = Append::decode(payload).unwrap_or_else(|e| panic!("an append: {e}"));
         let batch = parsed(std::mem::take(&mut header.batch));
@@ -254,12 +252,12 @@ impl Worker {
         let Some(live) = &mut self.live else { return };
         let mut request: OpenRight =
             codec::decode(payload).unwrap_or_else(|e| panic!("an open: {e}"));
+        let (right, epoch, holder) = (request.right, request.epoch, request.holder.clone());
         if ctx.bug == Some(Bug::SameIncarnation) {
-            request.holder.incarnation = ringway_proto::Incarnation(1);
+            request.holder.incarnation = Incarnation(1);
         }
         live.made += 1;
         let stream = live.made;
-        let (right, epoch, holder) = (request.right, request.epoch, request.holder.clone());
         live.streams.insert(stream, at);
         let reader = Reader { stream, right, epoch, holder: holder.clone(), ended: false };
         live.readers.insert(at, reader);
@@ -312,15 +310,7 @@ impl Worker {
                 Action::Store { token, queue, at } => self.store(ctx, token, queue, at),
                 Action::Write { queue, record } => self.write(ctx, queue, &record),
                 Action::Repeat { token, at } => self.after_writes(ctx, Then::Repeat { token, at }),
-                Action::Tell(event) => {
-                    if ctx.bug == Some(Bug::RegisterUnsynced)
-                        && matches!(event, FromWorker::QueueOpened { .. })
-                    {
-                        self.tell(ctx, event);
-                    } else {
-                        self.after_writes(ctx, Then::Tell(event));
-                    }
-                }
+                Action::Tell(event) => self.after_writes(ctx, Then::Tell(event)),
                 Action::Confirm { stream, confirmed } => {
                     let then = Then::Confirm { stream, confirmed };
                     if ctx.bug == Some(Bug::UnsyncedConfirmed) {
@@ -440,6 +430,7 @@ impl Worker {
             self.disk.write(header, body);
         }
         live.under_way = Some(round);
+        ctx.tempt(self.pid, 1);
         let rare = ctx.dice.percent(5);
         let takes = ctx.dice.between(1, if rare { 60 } else { 6 });
         let at = ctx.clock.now() + takes;

@@ -5,7 +5,6 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use ringway_proto::control::{FromWorker, HeldQueue, Register, ToWorker};
-use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
 use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
@@ -72,7 +71,7 @@ impl Worker {
             journal: self.disk.uuid,
             address: format!("{}:7400", self.id),
             http: None,
-            weight: 100,
+            weight: self.weight,
             zone: None,
             queues: held,
         };
@@ -85,6 +84,12 @@ impl Worker {
     }
 
     pub(super) fn tell(&mut self, ctx: &mut Ctx, event: FromWorker) {
+        let percent = match &event {
+            FromWorker::Sealed { .. } => 8,
+            FromWorker::RightRaised { .. } | FromWorker::QueueOpened { .. } => 1,
+            _ => 0,
+        };
+        ctx.tempt(self.pid, percent);
         match &event {
             FromWorker::RightRaised { right, epoch } => {
                 ctx.note(What::Raised { right: *right, epoch: *epoch });
@@ -102,7 +107,8 @@ impl Worker {
         match (live.link.conn, live.link.session) {
             (Some(conn), Some(stream)) => {
                 let bytes = codec::encode(&event).unwrap_or_else(|e| panic!("{event:?}: {e}"));
-                ctx.send(conn, End::Dialler, stream, Kind::Control, bytes);
+                let twice = !matches!(event, FromWorker::Register(_));
+                ctx.say(conn, End::Dialler, stream, bytes, twice);
             }
             (Some(_), None) => live.link.events.push_back(event),
             (None, _) => {}

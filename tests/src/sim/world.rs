@@ -27,6 +27,8 @@ pub type Pid = usize;
 pub const COORDINATOR: Pid = 0;
 /// What lies before the start of a client's clock, in milliseconds.
 const CLIENT_CLOCK: u64 = 1_000_000;
+/// Crashes at moments that are worth a try, in one run.
+const MOST_TEMPTED: u32 = 3;
 /// How long everything may take to be well again, in milliseconds.
 const HEAL: u64 = 10_000;
 
@@ -131,6 +133,17 @@ pub enum Event {
         /// Which.
         timer: Timer,
     },
+    /// A control message is said once more, on the stream that it was said on.
+    Echo {
+        /// The connection.
+        conn: ConnId,
+        /// The side that says it.
+        from: End,
+        /// The stream.
+        stream: StreamNo,
+        /// The message.
+        payload: Bytes,
+    },
     /// A process starts unless it runs.
     Start(Pid),
     /// Something goes wrong, or somebody comes or goes.
@@ -172,6 +185,8 @@ pub struct Ctx {
     pub bug: Option<Bug>,
     /// Every process.
     pub standing: Vec<Standing>,
+    /// Whether anything goes wrong.
+    pub faults: bool,
     /// Producers stop then.
     pub publish_until: u64,
     /// The faults are over.
@@ -179,10 +194,30 @@ pub struct Ctx {
     /// Processes that have ended by themselves.
     pub exits: Vec<Pid>,
     trace: bool,
+    tempted: u32,
+    echo_percent: u64,
     workers: BTreeMap<WorkerId, Pid>,
 }
 
 impl Ctx {
+    /// A moment at which a crash is worth a try: this often in a hundred the process is killed
+    /// now or very soon, and for a while may not reach the coordinator when it is back.
+    pub fn tempt(&mut self, pid: Pid, percent: u64) {
+        let over = self.clock.now() + 1500 > self.publish_until;
+        if !self.faults || over || self.tempted >= MOST_TEMPTED || !self.dice.percent(percent) {
+            return;
+        }
+        self.tempted += 1;
+        let at = self.clock.now() + self.dice.between(0, 12);
+        let down = self.dice.between(1, 60);
+        self.clock.at(at, Event::Fault(Fault::Crash { pid, for_ms: Some(down) }));
+        if self.dice.percent(50) {
+            let (both, for_ms) = (self.dice.percent(50), self.dice.between(50, 1000));
+            let (from, to) = (pid, COORDINATOR);
+            self.clock.after(0, Event::Fault(Fault::Silence { from, to, both, for_ms }));
+        }
+    }
+
     /// The clock of a server process: it begins with it.
     #[must_use]
     pub fn local(&self, pid: Pid) -> Time {
@@ -223,6 +258,23 @@ impl Ctx {
     pub fn send(&mut self, conn: ConnId, from: End, stream: StreamNo, kind: Kind, payload: Bytes) {
         let item = Item::Frame(kind, payload);
         self.net.send(&mut self.clock, &mut self.dice, conn, from, stream, item);
+    }
+
+    /// Says a control message, and where it `may_come_twice` perhaps once more, much later.
+    pub fn say(
+        &mut self,
+        conn: ConnId,
+        from: End,
+        stream: StreamNo,
+        payload: Bytes,
+        may_come_twice: bool,
+    ) {
+        if may_come_twice && self.dice.percent(self.echo_percent) {
+            let later = self.dice.between(0, 2000);
+            let payload = payload.clone();
+            self.clock.after(later, Event::Echo { conn, from, stream, payload });
+        }
+        self.send(conn, from, stream, Kind::Control, payload);
     }
 
     /// Ends a stream.
@@ -331,12 +383,16 @@ impl World {
         net.delay = dice.between(0, 3);
         net.rare_delay = if rough { 200 } else { 30 };
         net.loss_percent = if options.faults { dice.below(6) } else { 0 };
+        let echo_percent = if options.faults && dice.percent(40) { 5 } else { 0 };
         let ctx = Ctx {
             clock: Clock::default(),
             net,
             dice,
             history: History::default(),
             bug: options.bug,
+            faults: options.faults,
+            tempted: 0,
+            echo_percent,
             standing: Vec::new(),
             publish_until: 0,
             quiet: false,
@@ -466,6 +522,7 @@ impl World {
             }
             Event::PingArrives { conn, .. } => self.ctx.net.conn(*conn).map(|c| c.acceptor),
             Event::Timer { pid, .. } => Some(*pid),
+            Event::Echo { conn, from, .. } => self.ctx.net.conn(*conn).map(|c| c.at(*from)),
             Event::Start(_) | Event::Fault(_) | Event::Quiet | Event::Check => Some(COORDINATOR),
         };
         let Some(pid) = pid else { return };
@@ -507,6 +564,9 @@ impl World {
                         Process::Client(client) => client.timer(ctx, &timer),
                     }
                 }
+            }
+            Event::Echo { conn, from, stream, payload } => {
+                self.ctx.send(conn, from, stream, Kind::Control, payload);
             }
             Event::Start(pid) => self.up(pid),
             Event::Fault(fault) => self.fault(&fault),

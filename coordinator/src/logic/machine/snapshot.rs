@@ -52,6 +52,12 @@ pub struct Snapshot {
 }
 
 impl Machine {
+    /// Whether every queue is where the last plan has it, and no plan of queues is due.
+    #[must_use]
+    pub fn queues_are_settled(&self) -> bool {
+        !self.meta.queues_due && self.queues.values().all(|queue| queue.row().moving.is_none())
+    }
+
     /// The state in numbers.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

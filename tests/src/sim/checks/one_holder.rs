@@ -11,7 +11,7 @@ use super::super::history::{History, What};
 
 /// How long a holder that hears nothing any more may still hand out, in milliseconds: 0.7 TTL,
 /// and what its clocks and the news take.
-const DEAF: u64 = 2500;
+const DEAF: u64 = 1300;
 
 #[derive(Default)]
 struct State {
