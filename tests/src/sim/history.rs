@@ -83,6 +83,8 @@ pub enum What {
     Raised {
         /// Which right.
         right: RightId,
+        /// The epoch of the queue's copy that has it.
+        copy: Epoch,
         /// Which epoch.
         epoch: Epoch,
     },
@@ -108,6 +110,8 @@ pub enum What {
     Opened {
         /// Which right.
         right: RightId,
+        /// The epoch of the queue's copy that has it.
+        copy: Epoch,
         /// Under which epoch.
         epoch: Epoch,
         /// Who.

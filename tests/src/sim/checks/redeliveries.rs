@@ -26,7 +26,7 @@ pub fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in &history.entries {
         match &entry.what {
-            What::Raised { right, epoch } => {
+            What::Raised { right, epoch, .. } => {
                 let newest = raised.entry(*right).or_insert(*epoch);
                 *newest = *epoch.max(newest);
             }
