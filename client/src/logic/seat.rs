@@ -318,8 +318,12 @@ impl Seat {
             Some(right) if right.epoch() > epoch => {}
             _ => {
                 // Never opened under this epoch, or drained before: either way nothing is in hand.
-                let newer = self.past.get(&id).is_some_and(|p| p.epoch > epoch);
-                if !newer && self.end().is_none() {
+                // But what was lost was not drained, and whoever fenced it waits for no word.
+                let over = self
+                    .past
+                    .get(&id)
+                    .is_some_and(|p| p.epoch > epoch || (p.epoch == epoch && !p.drained));
+                if !over && self.end().is_none() {
                     self.past.insert(id, Past { epoch, drained: true });
                     self.tell_drained(id, epoch);
                 }

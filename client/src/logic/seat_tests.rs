@@ -353,6 +353,9 @@ fn what_is_in_hand_of_a_fenced_right_changes_nothing() {
     assert_eq!(w.acked, [(AckOutcome::Fenced, vec![77])]);
     assert_eq!(w.settle(&late, How::Ack), Settled::Fenced);
     assert_eq!(w.seat.counts().fenced, 1);
+    // A revoke that comes after the fence is not answered: what was in hand was not drained.
+    w.seat.revoke(w.now, right(0), Epoch(1));
+    assert!(!w.drained());
     // The same epoch is never opened again; the next one is, and old holds have no say in it.
     w.joined(&[(0, 1)]);
     assert_eq!(w.opens.len(), 1);

@@ -74,7 +74,7 @@ fn joined(start: Start) -> What {
 }
 
 fn drained(name: &str, epoch: u64) -> What {
-    What::Drained { right: right(), epoch: Epoch(epoch), member: holder(name).member }
+    What::Drained { right: right(), epoch: Epoch(epoch), holder: holder(name) }
 }
 
 /// The checks that find something, each once; a step takes a second.

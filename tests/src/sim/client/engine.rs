@@ -141,7 +141,7 @@ impl Live {
             ToClient::Revoke { right, epoch, member, .. } => {
                 seat.revoke(time, right, epoch);
                 if ctx.bug == Some(Bug::DrainedBeforeAcks) {
-                    ctx.note(What::Drained { right, epoch, member: member.clone() });
+                    ctx.note(What::Drained { right, epoch, holder });
                     self.tell(ctx, &FromClient::Drained { member, right, epoch });
                 }
             }
@@ -233,9 +233,10 @@ impl Live {
     pub(super) fn seat_act(&mut self, ctx: &mut Ctx, pid: Pid, time: Time, action: SeatAction) {
         match action {
             SeatAction::Tell(message) => {
-                if let FromClient::Drained { member, right, epoch } = &message {
-                    let (right, epoch, member) = (*right, *epoch, member.clone());
-                    ctx.note(What::Drained { right, epoch, member });
+                if let (FromClient::Drained { right, epoch, .. }, Some(holder)) =
+                    (&message, self.holder())
+                {
+                    ctx.note(What::Drained { right: *right, epoch: *epoch, holder });
                 }
                 self.tell(ctx, &message);
             }
