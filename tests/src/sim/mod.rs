@@ -8,6 +8,7 @@ pub mod checks;
 mod client;
 mod clock;
 mod coordinator;
+mod copies;
 mod disk;
 mod faults;
 pub mod history;

@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringway_proto::batch::Batch;
-use ringway_proto::control::{FromWorker, HeldQueue, OpenRight};
+use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, AppendAnswer, Deliver, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid, WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
+    WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
-use ringway_worker::logic::queue::Append as AppendHeader;
+use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 use ringway_worker::replay::Replay;
@@ -44,11 +45,11 @@ pub struct Worker {
 pub(super) struct Live {
     pub host: Host,
     pub link: Link,
-    batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
+    pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    pending: Vec<Pending>,
-    under_way: Option<Vec<Pending>>,
+    pub(super) pending: Vec<Pending>,
+    pub(super) under_way: Option<Vec<Pending>>,
     /// Delivery streams by where they lead, and the other way round.
     readers: BTreeMap<(ConnId, StreamNo), Reader>,
     streams: BTreeMap<StreamId, (ConnId, StreamNo)>,
@@ -56,6 +57,8 @@ pub(super) struct Live {
     turns: VecDeque<RightId>,
     timers: BTreeMap<RightId, Time>,
     wake_at: Option<u64>,
+    /// What copies are asked for: the number of the question, and whom.
+    pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -78,9 +81,9 @@ struct Waiting {
 }
 
 #[derive(Debug)]
-struct Pending {
-    record: Option<(FrameHeader, Bytes)>,
-    then: Then,
+pub(super) struct Pending {
+    pub record: Option<(FrameHeader, Bytes)>,
+    pub then: Then,
 }
 
 /// What happens once everything before it is durable.
@@ -91,7 +94,8 @@ pub(super) enum Then {
     Stored { token: Token, queue: QueueId, at: Offset },
     Repeat { token: Token, at: Offset },
     Tell(FromWorker),
-    Held { conn: ConnId, held: Vec<HeldQueue> },
+    Held { conn: ConnId, held: Vec<HeldQueue>, copies: Vec<HeldCopy> },
+    Copied { born: u64, batch: StoredBatch, body: Arc<Batch> },
     Confirm { stream: StreamId, confirmed: AckConfirmed },
 }
 
@@ -133,7 +137,8 @@ impl Worker {
                 ctx.note(What::Cursor { right: *right, copy, floor: state.floor() });
             }
         }
-        batches.retain(|queue, _| host.queue(*queue).is_some());
+        let is_copy = |queue| host.copies().any(|(id, _)| id == queue);
+        batches.retain(|queue, _| host.queue(*queue).is_some() || is_copy(*queue));
         self.live = Some(Live {
             host,
             link: Link::default(),
@@ -148,6 +153,7 @@ impl Worker {
             turns: VecDeque::new(),
             timers: BTreeMap::new(),
             wake_at: None,
+            fetches: BTreeMap::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -331,6 +337,10 @@ impl Worker {
                 Action::Look(right) => live.look(right),
                 Action::Late { .. } => {}
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
+                Action::Fetch { queue, fetch, from, .. } => {
+                    live.fetches.insert(queue, (fetch, from));
+                }
+                Action::StopFetch(queue) => drop(live.fetches.remove(&queue)),
             }
         }
     }
@@ -452,7 +462,8 @@ impl Worker {
             Then::Stored { token, queue, at } => self.stored(ctx, token, queue, at),
             Then::Repeat { token, at } => self.answer(ctx, token, Ok(at)),
             Then::Tell(event) => self.tell(ctx, event),
-            Then::Held { conn, held } => self.register(ctx, conn, held),
+            Then::Held { conn, held, copies } => self.register(ctx, conn, held, copies),
+            Then::Copied { born, batch, body } => self.copied(ctx, born, &batch, body),
             Then::Confirm { stream, confirmed } => {
                 if let Some(live) = &self.live {
                     live.send(ctx, stream, Kind::AckConfirmed, confirmed.encode());
@@ -641,7 +652,7 @@ fn decode(kind: Kind, payload: Bytes) -> Result<Frame, Refusal> {
     })
 }
 
-fn parsed(bytes: Bytes) -> Arc<Batch> {
+pub(super) fn parsed(bytes: Bytes) -> Arc<Batch> {
     Arc::new(Batch::parse(bytes).unwrap_or_else(|e| panic!("a batch: {e}")))
 }
 

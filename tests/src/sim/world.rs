@@ -330,13 +330,13 @@ impl Ctx {
         self.workers.iter().find(|(_, p)| **p == pid).map(|(id, _)| id.clone())
     }
 
-    fn is_paused(&self, pid: Pid) -> bool {
+    pub fn is_paused(&self, pid: Pid) -> bool {
         self.standing[pid].paused_until > self.clock.now()
     }
 }
 
 #[derive(Debug)]
-enum Process {
+pub(super) enum Process {
     Coordinator(Coordinator),
     Worker(Worker),
     Client(Client),
@@ -368,8 +368,8 @@ impl Options {
 /// The cluster.
 #[derive(Debug)]
 pub struct World {
-    ctx: Ctx,
-    processes: Vec<Process>,
+    pub(super) ctx: Ctx,
+    pub(super) processes: Vec<Process>,
     cast: Cast,
 }
 
@@ -495,6 +495,7 @@ impl World {
                 }
                 event => self.dispatch(event),
             }
+            self.copy_queues();
             while let Some(pid) = self.ctx.exits.pop() {
                 self.down(pid, false);
             }
