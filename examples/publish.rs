@@ -5,10 +5,22 @@
 //! cargo run -p ringway-client --example publish -- orders.created '{"order": 1}' customer-7
 //! ```
 
+use std::process::ExitCode;
+
 use ringway_client::Client;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let class = args.next().unwrap_or_else(|| "orders.created".to_owned());
     let body = args.next().unwrap_or_else(|| r#"{"order": 1}"#.to_owned());

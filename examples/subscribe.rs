@@ -4,10 +4,22 @@
 //! cargo run -p ringway-client --example subscribe -- 'orders.>' billing
 //! ```
 
+use std::process::ExitCode;
+
 use ringway_client::Client;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let filter = args.next().unwrap_or_else(|| "orders.>".to_owned());
     let name = args.next().unwrap_or_else(|| "billing".to_owned());

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +29,17 @@ async fn add(message: Message, totals: Totals) -> Result<(), HandlerError> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let ringway = Client::from_env().await?;
     let producer = ringway.producer().build();
     for n in 0..1000u64 {

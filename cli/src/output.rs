@@ -7,6 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+pub use ringway_proto::refusal::{counted, grouped};
+
 use crate::exit::{Failure, escape};
 
 /// Where results go, and in which shape.
@@ -162,26 +164,6 @@ pub fn cause(e: &io::Error) -> String {
     }
 }
 
-/// A number as people read it, `33,677`.
-#[must_use]
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// `1 queue`, `16 queues`.
-#[must_use]
-pub fn counted(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
-}
-
 /// A value that may be absent.
 #[must_use]
 pub fn or_dash(value: Option<impl ToString>) -> String {
@@ -210,14 +192,5 @@ mod tests {
         let text = terminal.table(&[(1, "orders".to_owned())], COLUMNS, "");
         assert!(text.contains("id") && text.contains("name") && text.contains("orders"), "{text}");
         assert_eq!(terminal.table::<(u32, String)>(&[], COLUMNS, "nothing here"), "nothing here\n");
-    }
-
-    #[test]
-    fn numbers_read_in_groups_of_three() {
-        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(n), text);
-        }
-        assert_eq!(counted(1, "queue"), "1 queue");
-        assert_eq!(counted(0, "queue"), "0 queues");
     }
 }

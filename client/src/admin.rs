@@ -12,6 +12,7 @@ use ringway_proto::admin::{
     SubscriptionInfo, WorkerInfo, WorkerRequest, WorkerResponse,
 };
 use ringway_proto::net::{Peer, RpcError};
+use ringway_proto::refusal::spoken;
 use ringway_proto::{
     Class, Code, Filter, GroupName, Refusal, SubscriptionId, SubscriptionName, WorkerId,
 };
@@ -21,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::client::Inner;
 use crate::engine::Command;
-use crate::error::{AdminError, spoken};
+use crate::error::AdminError;
 use crate::options::WORKER_TIMEOUT;
 
 /// The wait between two attempts to send a question.
@@ -354,7 +355,7 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
 ) -> Result<A, AdminError> {
     let until = tokio::time::Instant::now() + timeout;
     let unavailable = |why: String| {
-        let text = format!("nobody answered within {}: {why}", spoken(timeout.as_millis() as u64));
+        let text = format!("nobody answered within {}: {why}", spoken(timeout));
         let hint = "start one with `ringway up`, or point RINGWAY_URL at a running cluster";
         AdminError::Unavailable(Refusal::new(Code::Unavailable, text).hint(hint))
     };

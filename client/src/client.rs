@@ -65,9 +65,11 @@ impl Inner {
         self.seats.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Milliseconds of the calendar, and larger than any before in this client.
+    /// Larger than any before in this client, and than those of earlier processes: milliseconds of
+    /// the calendar, and below them 20 random bits, so that two processes of one member that start
+    /// in the same millisecond are two holders.
     pub fn next_incarnation(&self) -> Incarnation {
-        let now = wall().0;
+        let now = wall().0 << 20 | u64::from(rand::random::<u32>() >> 12);
         let next = |last: u64| Some(now.max(last + 1));
         let last = self.incarnation.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         Incarnation(now.max(last.unwrap_or(0) + 1))
@@ -174,7 +176,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a publish is tried before it is unknown or not sent; 60 s without it.
+    /// How long a publish is tried before it is refused, not sent or unknown; 60 s without it. The
+    /// answer to a last try is waited for half a second longer.
     pub fn publish_deadline(mut self, deadline: Duration) -> Self {
         self.options.publish_deadline = deadline;
         self

@@ -77,8 +77,7 @@ impl Delivery {
 
     fn settle(&mut self, how: How, token: Option<u64>) -> (Settled, bool) {
         self.settled = true;
-        let now = self.seat.client.clock.now();
-        let settled = self.seat.cell.seat().settle(now, &self.hold, how, token);
+        let settled = self.seat.cell.seat().settle(&self.hold, how, token);
         // A settlement may let the next message of its key go.
         self.seat.cell.changed.notify_waiters();
         (settled, self.seat.poke())

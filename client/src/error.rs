@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ringway_proto::net::{DialError, TlsError};
-use ringway_proto::refusal::grouped;
+use ringway_proto::refusal::{counted, grouped, spoken};
 use ringway_proto::{Code, Refusal};
 
 macro_rules! methods {
@@ -48,15 +48,6 @@ macro_rules! methods {
 const UNKNOWN: &str = "unknown-outcome";
 const CLOSED: &str = "closed";
 
-/// Milliseconds as a person says them: `5 s`, `1.5 s`, `100 ms`.
-pub(crate) fn spoken(ms: u64) -> String {
-    match ms {
-        0..1000 => format!("{ms} ms"),
-        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
-        _ => format!("{:.1} s", ms as f64 / 1000.0),
-    }
-}
-
 fn facts_of(refusal: &Refusal) -> (&'static str, Refusal) {
     (refusal.code.name(), refusal.clone())
 }
@@ -83,7 +74,7 @@ pub enum ConnectError {
         file: String,
     },
     /// Nobody answered in time.
-    #[error("no coordinator answered at {} within {}: {cause}", tried.join(", "), spoken(*within_ms))]
+    #[error("no coordinator answered at {} within {}: {cause}", tried.join(", "), spoken(Duration::from_millis(*within_ms)))]
     Unreachable {
         /// The addresses that were tried.
         tried: Vec<String>,
@@ -169,7 +160,7 @@ pub enum PublishError {
     /// The call itself is wrong; nothing was sent.
     #[error(transparent)]
     Invalid(Refusal),
-    /// The cluster refused it for good.
+    /// The cluster refused it, for good or every time until the deadline: it is not stored.
     #[error(transparent)]
     Refused(Refusal),
     /// The deadline passed and no byte of it had left: it is not stored.
@@ -288,7 +279,7 @@ pub enum JoinError {
     #[error(transparent)]
     Refused(Refusal),
     /// The seat was not there in time.
-    #[error("the subscription was not ready within {}: {cause}", spoken(*within_ms))]
+    #[error("the subscription was not ready within {}: {cause}", spoken(Duration::from_millis(*within_ms)))]
     NotReady {
         /// How long, in milliseconds.
         within_ms: u64,
@@ -411,11 +402,14 @@ methods!(AckError);
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaveError {
-    /// The time was over.
-    #[error("{rights} rights were not given back in time; what was in hand may come again")]
+    /// The time was over, or no coordinator answered any more. Others get the rights when the
+    /// seat's session lapses.
+    #[error("not given back in order: {}; not confirmed: {}", counted(*rights, "right"), counted(*unconfirmed_acks, "ack"))]
     Incomplete {
         /// Rights that were still held.
         rights: u64,
+        /// Acks that may not count: these messages may come again.
+        unconfirmed_acks: u64,
     },
     /// The client is closed.
     #[error("the client is closed")]
@@ -425,9 +419,10 @@ pub enum LeaveError {
 impl LeaveError {
     fn facts(&self) -> (&'static str, Refusal) {
         match self {
-            Self::Incomplete { .. } => {
-                unknown(self.to_string(), "settle deliveries before leaving")
-            }
+            Self::Incomplete { .. } => unknown(
+                self.to_string(),
+                "be ready to see messages again whose acks are not confirmed",
+            ),
             Self::Closed => closed(self.to_string()),
         }
     }
@@ -535,6 +530,5 @@ mod tests {
             e.to_string(),
             "no coordinator answered at 127.0.0.1:1 within 5 s: connection refused"
         );
-        assert_eq!([100, 1500, 60_000].map(spoken), ["100 ms", "1.5 s", "60 s"]);
     }
 }

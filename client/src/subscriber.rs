@@ -348,7 +348,7 @@ impl Subscription {
     }
 
     /// Gives back what is unread, waits until what is in hand is settled and confirmed, and leaves;
-    /// within 10 s. Leaving a seat that is over already is fine.
+    /// within 10 s, or 4 s where no coordinator has answered for 3 s. Leaving a seat that is over already is fine.
     ///
     /// # Cancellation
     /// Decided at the call.
@@ -358,8 +358,11 @@ impl Subscription {
     pub async fn leave(self) -> Result<(), LeaveError> {
         let _ = self.seat.client.commands.send(Command::Leave(self.seat.cell.id));
         let look = |seat: &mut Seat| {
+            let unconfirmed_acks = seat.counts().unconfirmed;
             seat.end().map(|end| match end {
-                End::Unfinished { rights } => Err(LeaveError::Incomplete { rights: *rights }),
+                End::Unfinished { rights } => {
+                    Err(LeaveError::Incomplete { rights: *rights, unconfirmed_acks })
+                }
                 End::Closed => Err(LeaveError::Closed),
                 End::Left | End::Late(_) | End::Superseded | End::Refused(_) => Ok(()),
             })

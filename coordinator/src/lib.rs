@@ -127,11 +127,7 @@ impl Coordinator {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tls = ServerTls::load(&config.tls_dir, Role::Coordinator)?;
         let data = config.data.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let store = Embedded::open(&data)?;
-            let rows = store.load()?;
-            Ok::<_, StoreError>((store, rows))
-        });
+        let opened = tokio::task::spawn_blocking(move || Embedded::open_and_load(&data));
         let (store, rows) = opened.await.unwrap_or_else(|e| {
             Err(StoreError::Failed { cause: format!("opening it was broken off: {e}") })
         })?;

@@ -2,6 +2,7 @@
 //! sentence with the actual values, and one thing to do.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -177,15 +178,39 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// So many of something: `1 queue`, `1,024 queues`.
+#[must_use]
+pub fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
+/// A duration for an error text, seconds to a tenth: `100 ms`, `1.5 s`, `60 s`.
+#[must_use]
+pub fn spoken(d: Duration) -> String {
+    let ms = d.as_millis();
+    let tenths = (ms + 50) / 100;
+    match (ms, tenths % 10) {
+        (0..1000, _) => format!("{ms} ms"),
+        (_, 0) => format!("{} s", tenths / 10),
+        (_, tenth) => format!("{}.{tenth} s", tenths / 10),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn large_numbers_are_grouped() {
+    fn numbers_and_durations_are_said_as_people_say_them() {
         for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_048_576, "1,048,576")] {
             assert_eq!(grouped(n), text);
         }
+        assert_eq!(
+            [0, 1, 1024].map(|n| counted(n, "queue")),
+            ["0 queues", "1 queue", "1,024 queues"]
+        );
+        let ms = |n| spoken(Duration::from_millis(n));
+        assert_eq!([100, 1500, 1999, 60_000].map(ms), ["100 ms", "1.5 s", "2 s", "60 s"]);
     }
 
     #[test]

@@ -114,6 +114,31 @@ fn a_nack_comes_again_before_the_next_of_its_key_and_holds_back_no_other() {
 }
 
 #[test]
+fn nacks_in_a_small_window_keep_the_order_of_a_key_and_block_nothing() {
+    with_client(|client| async move {
+        for n in 0..40 {
+            client.publish("a.b", n.to_string()).key("k").await.expect("stored");
+        }
+        let subscribe = client.subscribe("a.>").name("s").credit(4);
+        let mut subscription = subscribe.join().await.expect("a seat");
+        let mut seen = Vec::new();
+        while seen.last() != Some(&(39, 1)) {
+            let message = next(&mut subscription).await;
+            let n: u32 = message.text().expect("UTF-8").parse().expect("a number");
+            seen.push((n, message.delivery));
+            let fails = n % 13 == 5 && message.delivery <= 3;
+            let settled = if fails { message.nack() } else { message.ack() };
+            settled.await.expect("an open client");
+        }
+        let tries = |n: u32| if n % 13 == 5 { 4 } else { 1 };
+        let wanted: Vec<(u32, u32)> =
+            (0..40).flat_map(|n| (1..=tries(n)).map(move |delivery| (n, delivery))).collect();
+        assert_eq!(seen, wanted);
+        nothing_before_the_mark(&client, &mut subscription, "k").await;
+    });
+}
+
+#[test]
 fn what_is_dropped_unsettled_or_given_back_comes_again() {
     with_client(|client| async move {
         client.publish("a.b", "dropped").key("k").await.expect("stored");

@@ -2,7 +2,7 @@
 //! and what two of the same do to each other.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -177,4 +177,28 @@ fn a_reader_that_closes_its_end_is_a_stop_and_loses_nothing() {
     });
     let output = output.finish();
     assert!(output.stderr.contains("code=0"), "{}", output.stderr);
+}
+
+#[test]
+fn a_member_whose_cluster_is_gone_ends_soon_and_says_what_is_confirmed() {
+    let scratch = Scratch::new(LIMIT);
+    let mut up = Up::start(&scratch, 1);
+    let caller = up.caller();
+    publish(&caller, 3);
+    let mut member = caller.member("a.>", "s", "m1", &[]);
+    let mut printed = LineCounter::new([member.stdout_path()]);
+    scratch.until("all messages", || (printed.count() == 3).then_some(()));
+    scratch.until("the acks", || {
+        let lag = caller.json_lines(&["subscription", "lag", "s"]);
+        lag.iter().all(|queue| queue["lag_messages"] == 0).then_some(())
+    });
+    // Synced after the acks were, in the same journal.
+    caller.publish("b.c", "x");
+    up.kill();
+    member.wait_stderr(|line| line.starts_with("connection lost"));
+    let asked = Instant::now();
+    let left = member.stop();
+    assert!(left.stderr.contains("note: every ack is confirmed"), "{}", left.stderr);
+    // Far below the 10 s of a leave that somebody answers.
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
 }

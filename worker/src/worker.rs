@@ -232,12 +232,6 @@ async fn open_journal(
         opened.await.map_err(|e| StartError::Internal(e.to_string()))??;
     if let Some(cut) = &recovered.cut {
         metrics.journal_cut_bytes.inc_by(cut.bytes);
-        warn!(
-            segment = cut.segment,
-            position = cut.position,
-            bytes = cut.bytes,
-            "cut a torn tail off the journal; nothing of it was acked"
-        );
     }
     info!(
         queues = host.queues().count(),

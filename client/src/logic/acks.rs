@@ -53,6 +53,13 @@ impl Acks {
         self.unsent.is_empty() && self.sent.is_empty()
     }
 
+    /// How many are not confirmed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let sent = self.sent.iter().flat_map(|s| &s.ranges).map(|r| r.end.0 - r.first.0);
+        self.unsent.len() as u64 + sent.sum::<u64>()
+    }
+
     /// Whether the ack of this message is not confirmed yet.
     #[must_use]
     pub fn contains(&self, offset: Offset) -> bool {

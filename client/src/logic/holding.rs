@@ -17,8 +17,6 @@ use crate::message::Message;
 pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
 /// How long a message in hand is extended at most.
 pub const HANDLING_LIMIT: Duration = Duration::from_secs(15 * 60);
-/// A message that has to come again and finds no room for this long gets some.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, PartialEq)]
 enum State {
@@ -26,7 +24,7 @@ enum State {
     Unread(Box<Message>),
     InHand,
     /// Given back to the queue; its key waits until it comes again.
-    Awaited(Time),
+    Awaited,
 }
 
 #[derive(Debug)]
@@ -64,14 +62,12 @@ pub struct Holding {
     ready: BTreeSet<Offset>,
     /// The messages of each key, where order is by key.
     keys: BTreeMap<Bytes, KeyLine>,
-    /// When room was made last for a message that has to come again.
-    made_room: Time,
 }
 
 impl Holding {
     /// Nothing is held.
     #[must_use]
-    pub fn new(now: Time, order: Order) -> Self {
+    pub fn new(order: Order) -> Self {
         Self {
             order,
             held: BTreeMap::new(),
@@ -79,7 +75,6 @@ impl Holding {
             hand: BTreeMap::new(),
             ready: BTreeSet::new(),
             keys: BTreeMap::new(),
-            made_room: now,
         }
     }
 
@@ -111,7 +106,7 @@ impl Holding {
     /// What the queue is to leave here: unread and in hand.
     #[must_use]
     pub fn kept(&self) -> Vec<OffsetRange> {
-        let here = self.held.iter().filter(|(_, h)| !matches!(h.state, State::Awaited(_)));
+        let here = self.held.iter().filter(|(_, h)| h.state != State::Awaited);
         OffsetRange::collect(here.map(|(at, _)| *at))
     }
 
@@ -131,7 +126,7 @@ impl Holding {
                 unread.delivery = message.delivery;
                 return;
             }
-            if let State::Awaited(_) = held.state {
+            if held.state == State::Awaited {
                 self.here.messages += 1;
                 self.here.bytes += held.bytes;
             }
@@ -208,14 +203,10 @@ impl Holding {
     }
 
     /// A message in hand goes back, and its key waits until it comes again.
-    pub fn put_back(&mut self, now: Time, offset: Offset) {
+    pub fn put_back(&mut self, offset: Offset) {
         self.hand.remove(&offset);
-        self.await_again(now, offset);
-    }
-
-    fn await_again(&mut self, now: Time, offset: Offset) {
         if let Some(held) = self.held.get_mut(&offset) {
-            held.state = State::Awaited(now);
+            held.state = State::Awaited;
             self.here.messages -= 1;
             self.here.bytes -= held.bytes;
             self.look_at(offset);
@@ -224,7 +215,7 @@ impl Holding {
 
     fn forget(&mut self, offset: Offset) -> bool {
         let Some(held) = self.held.remove(&offset) else { return false };
-        if !matches!(held.state, State::Awaited(_)) {
+        if held.state != State::Awaited {
             self.here.messages -= 1;
             self.here.bytes -= held.bytes;
         }
@@ -262,28 +253,5 @@ impl Holding {
             *at
         })
         .collect()
-    }
-
-    /// Where a message has to come again and the window is full of messages that cannot go before
-    /// it, gives the latest of them back. It waits here to come again too: a later one of its key
-    /// that is on the way already must not overtake it.
-    pub fn make_room(&mut self, now: Time, window: Credit) -> Option<Offset> {
-        if self.has_ready() || now.since(self.made_room) < PATIENCE {
-            return None;
-        }
-        let waits_long =
-            |h: &&Held| matches!(h.state, State::Awaited(at) if now.since(at) >= PATIENCE);
-        let needed = self.held.values().find(waits_long)?.bytes;
-        let has_room = self.here.messages < window.messages
-            && self.here.bytes.saturating_add(needed) <= window.bytes;
-        if has_room {
-            return None;
-        }
-        let (latest, _) =
-            self.held.iter().rev().find(|(_, h)| matches!(h.state, State::Unread(_)))?;
-        let latest = *latest;
-        self.made_room = now;
-        self.await_again(now, latest);
-        Some(latest)
     }
 }

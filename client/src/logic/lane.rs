@@ -52,11 +52,11 @@ pub enum Outcome {
         /// Its offset there.
         offset: Offset,
     },
-    /// It was refused for good.
+    /// It was refused, for good or until its deadline.
     Refused(Refusal),
     /// The deadline passed before it was sent.
     NotSent(String),
-    /// It was sent and the answer is missing.
+    /// It was sent and an answer is missing.
     Unknown(String),
 }
 
@@ -122,6 +122,10 @@ pub struct Target {
 /// The first and the longest wait before a refused batch is tried again.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// How much later than its deadline a message that was refused before is given up, while the
+/// answer to its last copy is on its way: that answer says whether it is stored.
+pub const LAST_ANSWER: Duration = Duration::from_millis(500);
+
 /// The wait after this many failures in a row, doubling from the first to the longest.
 #[must_use]
 pub fn back_off(failures: u32) -> Duration {
@@ -145,6 +149,76 @@ struct Flight {
     waiting: Vec<Waiting>,
     /// Sent in this session.
     sent: bool,
+    /// Copies on their way: session and base sequence of each that may still be answered.
+    copies: Vec<(Session, Sequence)>,
+    /// A copy will never be answered, so nobody knows whether it is stored.
+    lost: bool,
+    /// Why it is not stored yet, as the queue said it last.
+    refusal: Option<Refusal>,
+}
+
+impl Flight {
+    fn new(base: Sequence, batch: Bytes, waiting: Vec<Waiting>) -> Self {
+        let (copies, lost, refusal) = (Vec::new(), false, None);
+        Self { base, batch, waiting, sent: false, copies, lost, refusal }
+    }
+
+    /// Whether every copy was answered, and refused: it is not stored, and never will be unless
+    /// it is sent again.
+    fn is_refused(&self) -> bool {
+        self.copies.is_empty() && !self.lost
+    }
+
+    /// One copy was refused.
+    fn note_refusal(&mut self, copy: (Session, Sequence), refusal: &Refusal) {
+        let Some(at) = self.copies.iter().position(|c| *c == copy) else { return };
+        self.copies.swap_remove(at);
+        // What could not be written or synced may be on the disk all the same.
+        self.lost |= refusal.code == Code::DiskFailed;
+        self.refusal.get_or_insert_with(|| refusal.clone());
+    }
+
+    /// When the caller of this message is told at the latest.
+    fn told_by(&self, deadline: Time) -> Time {
+        let is_awaited = self.refusal.is_some() && !self.copies.is_empty() && !self.lost;
+        if is_awaited { deadline + LAST_ANSWER } else { deadline }
+    }
+
+    /// Takes what is late out of a batch that is not stored; says how many messages that were.
+    fn drop_late(&mut self, now: Time, cause: &str, out: &mut Out) -> u64 {
+        if !self.is_refused() || self.waiting.iter().all(|w| w.deadline > now) {
+            return 0;
+        }
+        let Ok(batch) = Batch::parse(self.batch.clone()) else { return 0 };
+        let mut builder = BatchBuilder::new();
+        let mut rest = Vec::new();
+        let before = self.waiting.len();
+        for (i, w) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            // A batch of our own always parses.
+            if let Ok(message) = batch.message(i)
+                && w.deadline > now
+            {
+                builder.push(&message);
+                rest.push(w);
+                continue;
+            }
+            if !w.told {
+                out.done(
+                    w.ticket,
+                    match &self.refusal {
+                        Some(refusal) => Outcome::Refused(refusal.clone()),
+                        None => Outcome::NotSent(cause.to_owned()),
+                    },
+                );
+            }
+            out.leave(w.bytes, w.slot);
+        }
+        if !rest.is_empty() {
+            self.batch = builder.finish(batch.published_at());
+        }
+        self.waiting = rest;
+        (before - self.waiting.len()) as u64
+    }
 }
 
 #[derive(Debug)]
@@ -215,8 +289,11 @@ impl Lane {
     /// The earliest deadline of what has not been told yet.
     #[must_use]
     pub fn earliest_deadline(&self) -> Option<Time> {
-        let flight = self.flight.iter().flat_map(|f| &f.waiting);
-        let sent = flight.filter(|w| !w.told).map(|w| w.deadline);
+        let untold = |f: &Flight| {
+            let deadlines = f.waiting.iter().filter(|w| !w.told).map(|w| w.deadline);
+            deadlines.min().map(|deadline| f.told_by(deadline))
+        };
+        let sent = self.flight.iter().filter_map(untold);
         self.pending.iter().map(|i| i.deadline).chain(sent).min()
     }
 
@@ -245,6 +322,9 @@ impl Lane {
                     return;
                 }
                 flight.sent = true;
+                if !flight.lost {
+                    flight.copies.push((self.session, flight.base));
+                }
                 // The refusal is no longer the last word: the queue is asked again.
                 self.stale = None;
                 open += 1;
@@ -292,7 +372,7 @@ impl Lane {
         }
         let base = self.next;
         self.next = Sequence(base.0 + waiting.len() as u64);
-        self.flight.push_back(Flight { base, batch: builder.finish(wall), waiting, sent: false });
+        self.flight.push_back(Flight::new(base, builder.finish(wall), waiting));
     }
 
     /// There is nobody to send to: nothing is tried before that changes.
@@ -316,6 +396,11 @@ impl Lane {
             self.cause = cause.to_owned();
             self.at = None;
             self.retry_at = None;
+            for flight in &mut self.flight {
+                // An older copy may still arrive, or be stored already.
+                flight.lost |= !flight.copies.is_empty();
+                flight.copies.clear();
+            }
             self.new_session();
         }
     }
@@ -328,8 +413,14 @@ impl Lane {
         }
     }
 
-    /// An answer of the queue. Answers to older sessions, and to nobody, are ignored.
+    /// An answer of the queue. Answers to older sessions, and to nobody, are ignored, except that
+    /// a refusal says of its copy that it is not stored.
     pub fn answered(&mut self, now: Time, answer: AppendAnswer, out: &mut Out) {
+        if let Err(refusal) = &answer.outcome {
+            for flight in &mut self.flight {
+                flight.note_refusal((answer.session, answer.base_sequence), refusal);
+            }
+        }
         if answer.session != self.session {
             return;
         }
@@ -369,6 +460,9 @@ impl Lane {
         let epoch = self.at.as_ref().map(|(_, epoch)| *epoch);
         self.new_session();
         self.cause.clone_from(&refused.refusal.text);
+        for flight in &mut self.flight {
+            flight.refusal = Some(refused.refusal.clone());
+        }
         match refused.refusal.code {
             Code::UnknownProducer => self.start_over(out),
             Code::StaleRouting
@@ -416,10 +510,14 @@ impl Lane {
             let mut builder = BatchBuilder::new();
             builder.push(&message);
             self.flight.push_front(Flight {
-                base: Sequence(front.base.0 + i as u64),
-                batch: builder.finish(batch.published_at()),
-                waiting: vec![w],
-                sent: false,
+                copies: front.copies.clone(),
+                lost: front.lost,
+                refusal: front.refusal.clone(),
+                ..Flight::new(
+                    Sequence(front.base.0 + i as u64),
+                    builder.finish(batch.published_at()),
+                    vec![w],
+                )
             });
         }
     }
@@ -510,7 +608,8 @@ impl Lane {
         items
     }
 
-    /// Gives up what is past its deadline: never sent is definite, sent is unknown.
+    /// Gives up what is past its deadline: never sent, or always refused, is definite; a copy
+    /// without an answer makes it unknown.
     pub fn expire(&mut self, now: Time, out: &mut Out) {
         let (late, rest): (VecDeque<_>, _) =
             std::mem::take(&mut self.pending).into_iter().partition(|i| i.deadline <= now);
@@ -520,12 +619,33 @@ impl Lane {
             out.done(item.ticket, Outcome::NotSent(self.cause()));
             out.leave(item.bytes, item.slot());
         }
+        self.drop_refused(now, out);
         let cause = if self.cause.is_empty() { "no answer yet" } else { &self.cause };
-        for w in self.flight.iter_mut().flat_map(|f| &mut f.waiting) {
-            if !w.told && w.deadline <= now {
+        for flight in &mut self.flight {
+            let late: Vec<bool> =
+                flight.waiting.iter().map(|w| flight.told_by(w.deadline) <= now).collect();
+            let waiting = flight.waiting.iter_mut().zip(late);
+            for (w, _) in waiting.filter(|(w, late)| *late && !w.told) {
                 w.told = true;
                 out.done(w.ticket, Outcome::Unknown(cause.to_owned()));
             }
+        }
+    }
+
+    /// Takes the late messages out of the batches that are not stored. Their sequences are free:
+    /// nothing behind them can have been stored either, and the new session keeps late copies of
+    /// that away.
+    fn drop_refused(&mut self, now: Time, out: &mut Out) {
+        let cause = self.cause();
+        let mut dropped = 0;
+        for flight in &mut self.flight {
+            flight.base.0 -= dropped;
+            dropped += flight.drop_late(now, &cause, out);
+        }
+        if dropped > 0 {
+            self.flight.retain(|f| !f.waiting.is_empty());
+            self.next.0 -= dropped;
+            self.new_session();
         }
     }
 }

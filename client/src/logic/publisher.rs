@@ -243,7 +243,10 @@ impl Publisher {
         let queue = answer.queue;
         let Some(lane) = self.lanes.get_mut(&queue) else { return };
         let mut lane_out = Out::default();
+        let is_refusal = answer.outcome.is_err();
         lane.answered(now, answer, &mut lane_out);
+        // What is late and is known now not to be stored must not be sent again.
+        let due = lane.earliest_deadline().filter(|_| is_refusal);
         let mut freed = Vec::new();
         if let (Some(route), Some(group)) =
             (self.router.queue(queue), self.router.group(queue.group))
@@ -252,6 +255,7 @@ impl Publisher {
             let stays = |slot| group.queue_of_slot(slot) == Some(queue);
             freed = lane.free_moved(stays, &mut lane_out);
         }
+        self.earliest = self.earliest.into_iter().chain(due).min();
         self.dirty.insert(queue);
         self.absorb(queue.group, &mut lane_out, out);
         self.reroute(freed.into_iter().map(|i| (queue, i)).collect(), out);

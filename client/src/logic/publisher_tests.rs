@@ -313,6 +313,120 @@ fn past_the_deadline_sent_is_unknown_and_never_sent_is_definite() {
     assert_eq!(w.done.len(), 2);
 }
 
+/// A lane that was refused again and again: each answer comes, each retry goes out.
+fn refuse_until(w: &mut World, mut append: Append, code: Code, until: Time) -> Append {
+    loop {
+        w.answer(&append, Err(code), 1);
+        w.after(Duration::from_millis(500));
+        append = w.sent_one();
+        if w.now >= until {
+            return append;
+        }
+    }
+}
+
+#[test]
+fn what_was_only_ever_refused_is_not_stored_when_its_deadline_passes() {
+    let mut w = World::new();
+    w.publish("1");
+    let deadline = w.now + Duration::from_secs(60);
+    let first = w.sent_one();
+    let almost = deadline - Duration::from_secs(1);
+    let last = refuse_until(&mut w, first, Code::DiskFull, almost);
+    // What waits behind it is younger.
+    w.publish("2");
+    w.now = deadline;
+    w.take(Vec::new());
+    assert_eq!(w.done, [], "told while the answer to the last copy is on its way");
+    w.now = w.now + Duration::from_millis(100);
+    w.answer(&last, Err(Code::DiskFull), 1);
+    assert!(
+        matches!(&w.done[..], [(1, Outcome::Refused(r))] if r.code == Code::DiskFull),
+        "{:?}",
+        w.done
+    );
+    // It is never sent again, and the next message takes its sequence.
+    w.after(Duration::from_millis(500));
+    let next = w.sent_one();
+    assert_eq!(shape(&next).1, 0);
+    assert_eq!(shape(&next).2, b"2".to_vec());
+    w.answer(&next, Ok(0), 1);
+    assert_eq!(w.stored(), [(2, 0)]);
+    assert_eq!(w.room, 34);
+}
+
+#[test]
+fn an_answer_that_never_comes_leaves_even_the_refused_unknown() {
+    let check = |after_refusal: fn(&mut World)| {
+        let mut w = World::new();
+        w.publish("1");
+        let first = w.sent_one();
+        w.answer(&first, Err(Code::Busy), 1);
+        w.after(Duration::from_millis(20));
+        let again = w.sent_one();
+        after_refusal(&mut w);
+        w.sent();
+        w.now = Time(1000) + Duration::from_millis(60_500);
+        w.take(Vec::new());
+        assert!(matches!(&w.done[..], [(1, Outcome::Unknown(_))]), "{:?}", w.done);
+        // Too late to be told, and it may have been stored: the sequence is kept.
+        w.answer(&again, Err(Code::Busy), 1);
+        assert_eq!(w.done.len(), 1);
+    };
+    check(|_| {});
+    check(|w| w.publisher.disconnected(&worker("w1"), "gone"));
+    check(|w| {
+        // Refused on the new connection too: the first copy may be on its way all the same.
+        w.publisher.disconnected(&worker("w1"), "gone");
+        w.publisher.connected(worker("w1"));
+        w.take(Vec::new());
+        let third = w.sent_one();
+        w.answer(&third, Err(Code::Busy), 1);
+    });
+}
+
+#[test]
+fn what_was_behind_a_refused_batch_is_not_stored_either_and_keeps_what_is_in_time() {
+    let mut w = World::new();
+    w.publish("1");
+    let first = w.sent_one();
+    w.publish("2");
+    w.after(Duration::from_secs(30));
+    w.publish("3");
+    w.answer(&first, Ok(7), 1);
+    let both = w.sent_one();
+    assert_eq!(shape(&both), (1, 1, b"23".to_vec()));
+    w.publish_full(4);
+    let behind = w.sent_one();
+    w.answer(&both, Err(Code::DiskFull), 1);
+    // The answer to the batch behind is of an older session by now; it still says "not stored".
+    w.answer(&behind, Err(Code::SequenceGap), 1);
+    w.publisher.disconnected(&worker("w1"), "gone");
+    w.now = Time(1000) + Duration::from_secs(60);
+    w.take(Vec::new());
+    assert!(matches!(&w.done[1..], [(2, Outcome::Refused(r))] if r.code == Code::DiskFull));
+    w.publisher.connected(worker("w1"));
+    w.take(Vec::new());
+    let rest: Vec<_> = w.sent().iter().map(shape).map(|s| (s.1, s.2)).collect();
+    assert_eq!(rest, [(1, b"3".to_vec()), (2, vec![4])]);
+    w.now = Time(1000) + Duration::from_secs(90);
+    w.publisher.disconnected(&worker("w1"), "gone again");
+    w.take(Vec::new());
+    let told = |n: usize| matches!(&w.done[n], (_, Outcome::Unknown(_)));
+    assert!(w.done.len() == 4 && told(2) && told(3), "{:?}", w.done);
+}
+
+#[test]
+fn a_disk_that_failed_may_have_the_batch() {
+    let mut w = World::new();
+    w.publish("1");
+    let first = w.sent_one();
+    w.answer(&first, Err(Code::DiskFailed), 1);
+    w.publisher.disconnected(&worker("w1"), "gone");
+    w.after(Duration::from_secs(61));
+    assert!(matches!(&w.done[..], [(1, Outcome::Unknown(_))]), "{:?}", w.done);
+}
+
 #[test]
 fn a_group_that_is_deleted_gives_its_messages_back_in_order() {
     let mut w = World::new();

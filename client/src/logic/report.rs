@@ -64,7 +64,7 @@ pub enum End {
     Left,
     /// The join was given up; this was in the way last, if anything was said.
     Late(Option<Refusal>),
-    /// The time to leave was over.
+    /// The time to leave was over, or nobody answered any more.
     Unfinished {
         /// Rights that were still held.
         rights: u64,
@@ -113,6 +113,8 @@ pub struct Counts {
     pub given_back: u64,
     /// Settlements that came too late: the right was lost.
     pub fenced: u64,
+    /// Acks that are not confirmed, those of rights that were lost meanwhile included.
+    pub unconfirmed: u64,
     /// Messages held now: unread or in the application's hands.
     pub held: u64,
 }

@@ -62,6 +62,8 @@ struct Drain {
     revoked: bool,
     since: Time,
     told: Time,
+    /// The queue was told to send nothing more.
+    closed: bool,
 }
 
 /// One right under one epoch.
@@ -97,7 +99,7 @@ impl Right {
             stream: Stream::Closed { retry_at: now },
             failures: 0,
             drain: None,
-            holding: Holding::new(now, order),
+            holding: Holding::new(order),
             handed: BTreeSet::new(),
             returned: BTreeSet::new(),
             nacked: BTreeSet::new(),
@@ -264,7 +266,7 @@ impl Right {
     /// The application is done with a message. False when that changed nothing: it was settled
     /// before, or (for nacks and returns) handed out again since. `token` waits for the ack's
     /// confirmation; it is kept only when this is true.
-    pub fn settle(&mut self, now: Time, hold: &Hold, how: How, token: Option<u64>) -> bool {
+    pub fn settle(&mut self, hold: &Hold, how: How, token: Option<u64>) -> bool {
         let offset = hold.offset;
         if how == How::Ack {
             // Whoever has handled it, late or not, has handled it.
@@ -285,7 +287,7 @@ impl Right {
         if self.is_draining() {
             self.holding.done(offset);
         } else {
-            self.holding.put_back(now, offset);
+            self.holding.put_back(offset);
         }
         true
     }
@@ -297,7 +299,7 @@ impl Right {
             drain.revoked |= revoked;
             return false;
         }
-        self.drain = Some(Drain { revoked, since: now, told: now });
+        self.drain = Some(Drain { revoked, since: now, told: now, closed: false });
         self.returned.extend(self.holding.drop_all_but_in_hand());
         true
     }
@@ -306,6 +308,12 @@ impl Right {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         !self.holding.is_any_in_hand() && self.acks.is_empty()
+    }
+
+    /// Acks that are not confirmed.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        self.acks.count()
     }
 
     /// Whether `Drained` may be said.
@@ -348,21 +356,20 @@ impl Right {
         out.push((Kind::Window, window.encode()));
     }
 
-    /// Extends what is in hand, and makes room where a message that has to come again waits
-    /// behind messages that cannot go before it.
+    /// Extends what is in hand.
     pub fn tick(&mut self, now: Time) {
         self.handed.extend(self.holding.due_extensions(now));
-        if self.is_open() {
-            let window = self.promise.latest();
-            let window = Credit { messages: window.messages, bytes: window.bytes };
-            self.returned.extend(self.holding.make_room(now, window));
-        }
     }
 
     /// The frames that are due. Acks are gathered while several frames of them are unconfirmed.
     pub fn flush(&mut self, out: &mut Vec<Frame>) {
         if matches!(self.stream, Stream::Closed { .. }) {
             return;
+        }
+        // Before what is returned: the queue may not know yet that the right is revoked, and would
+        // send all of that again.
+        if self.drain.as_mut().is_some_and(|drain| !std::mem::replace(&mut drain.closed, true)) {
+            self.set_window(Credit { messages: 0, bytes: 0 }, out);
         }
         for (kind, offsets) in [
             (Kind::HandedOut, &mut self.handed),

@@ -21,6 +21,10 @@ use crate::message::Message;
 pub const SILENCE: Duration = Duration::from_millis(840);
 /// Events that are kept for a reader; older ones go.
 const EVENTS: usize = 10_000;
+/// A coordinator that was silent for this long is not waited for at a leave: it lapses the seat.
+const ABSENT: Duration = Duration::from_secs(3);
+/// How long a leave without a coordinator waits for acks and for what is in hand.
+const LEAVE_ALONE: Duration = Duration::from_secs(4);
 /// The wait before a join that was refused for the moment is tried again.
 const REJOIN_AFTER: Duration = Duration::from_millis(250);
 
@@ -28,7 +32,7 @@ const REJOIN_AFTER: Duration = Duration::from_millis(250);
 enum Phase {
     Joining { leave: bool },
     Seated,
-    Leaving,
+    Leaving { since: Time },
     Over(End),
 }
 
@@ -127,13 +131,13 @@ impl Seat {
     /// Whether it is joined and not over.
     #[must_use]
     pub fn is_seated(&self) -> bool {
-        matches!(self.phase, Phase::Seated | Phase::Leaving)
+        matches!(self.phase, Phase::Seated | Phase::Leaving { .. })
     }
 
     /// Whether it is leaving.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.phase == Phase::Leaving || self.phase == Phase::Joining { leave: true }
+        matches!(self.phase, Phase::Leaving { .. } | Phase::Joining { leave: true })
     }
 
     /// Why it is over.
@@ -161,7 +165,8 @@ impl Seat {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let held = self.rights.values().map(|r| u64::from(r.in_use().messages)).sum();
-        Counts { held, ..self.counts }
+        let unconfirmed = self.rights.values().map(Right::unconfirmed).sum::<u64>();
+        Counts { held, unconfirmed: self.counts.unconfirmed + unconfirmed, ..self.counts }
     }
 
     /// The next event that nobody has read.
@@ -190,7 +195,7 @@ impl Seat {
         self.session = Session::Asked;
         self.rejoin_at = None;
         self.tell(FromClient::Join(self.join.clone()));
-        if self.phase == Phase::Leaving {
+        if matches!(self.phase, Phase::Leaving { .. }) {
             self.tell_leave();
         }
     }
@@ -295,7 +300,7 @@ impl Seat {
         let queue = router.queue_name(id.queue);
         self.event(Event::Granted { queue: queue.clone(), epoch: epoch.0 });
         let mut right = Right::new(now, id, epoch, queue.into(), self.order);
-        if self.phase == Phase::Leaving {
+        if matches!(self.phase, Phase::Leaving { .. }) {
             right.begin_drain(now, false);
         }
         self.rights.insert(id, right);
@@ -313,8 +318,12 @@ impl Seat {
             Some(right) if right.epoch() > epoch => {}
             _ => {
                 // Never opened under this epoch, or drained before: either way nothing is in hand.
-                let newer = self.past.get(&id).is_some_and(|p| p.epoch > epoch);
-                if !newer && self.end().is_none() {
+                // But what was lost was not drained, and whoever fenced it waits for no word.
+                let over = self
+                    .past
+                    .get(&id)
+                    .is_some_and(|p| p.epoch > epoch || (p.epoch == epoch && !p.drained));
+                if !over && self.end().is_none() {
                     self.past.insert(id, Past { epoch, drained: true });
                     self.tell_drained(id, epoch);
                 }
@@ -335,6 +344,7 @@ impl Seat {
 
     /// Nothing of this right will be confirmed any more.
     fn give_up_acks(&mut self, right: Right) {
+        self.counts.unconfirmed += right.unconfirmed();
         let waiting = right.into_waiting();
         let outcomes = [(AckOutcome::Fenced, waiting.unsent), (AckOutcome::Unknown, waiting.sent)];
         for (outcome, tokens) in outcomes.into_iter().filter(|(_, t)| !t.is_empty()) {
@@ -386,13 +396,13 @@ impl Seat {
         match self.phase {
             Phase::Joining { .. } => self.phase = Phase::Joining { leave: true },
             Phase::Seated => {
-                self.phase = Phase::Leaving;
+                self.phase = Phase::Leaving { since: now };
                 for right in self.rights.values_mut() {
                     right.begin_drain(now, false);
                 }
                 self.tell_leave();
             }
-            Phase::Leaving | Phase::Over(_) => {}
+            Phase::Leaving { .. } | Phase::Over(_) => {}
         }
     }
 
@@ -475,13 +485,13 @@ impl Seat {
     }
 
     /// Settles a message in hand. What belongs to a lost right changes nothing.
-    pub fn settle(&mut self, now: Time, hold: &Hold, how: How, token: Option<u64>) -> Settled {
+    pub fn settle(&mut self, hold: &Hold, how: How, token: Option<u64>) -> Settled {
         let right = self.rights.get_mut(&hold.right).filter(|r| r.epoch() == hold.epoch);
         let Some(right) = right else {
             self.counts.fenced += 1;
             return Settled::Fenced;
         };
-        if !right.settle(now, hold, how, token) {
+        if !right.settle(hold, how, token) {
             return Settled::Before;
         }
         match how {
@@ -499,6 +509,7 @@ impl Seat {
             self.tell(FromClient::Join(self.join.clone()));
         }
         self.report_drained(now);
+        self.give_up_leaving(now);
         self.share_credit(now);
         for (id, right) in &mut self.rights {
             right.tick(now);
@@ -509,6 +520,17 @@ impl Seat {
             }
         }
         out.append(&mut self.out);
+    }
+
+    /// Ends a leave that nobody answers any more: at once where nothing is left to be confirmed.
+    fn give_up_leaving(&mut self, now: Time) {
+        let Phase::Leaving { since } = self.phase else { return };
+        if self.session == Session::Confirmed || now.since(self.coordinator_answered) <= ABSENT {
+            return;
+        }
+        if self.rights.values().all(Right::is_settled) || now.since(since) >= LEAVE_ALONE {
+            self.finish(End::Unfinished { rights: self.rights.len() as u64 });
+        }
     }
 
     fn report_drained(&mut self, now: Time) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringway_proto::batch::{Batch, BatchBuilder};
 use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, OpenRight, Order, Start};
-use ringway_proto::data::{AckConfirmed, Deliver, DeliverEntry, OffsetRange, Ranges};
+use ringway_proto::data::{AckConfirmed, Deliver, DeliverEntry, OffsetRange, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::message::Message as Published;
 use ringway_proto::routing::{Router, Routing};
@@ -31,6 +31,9 @@ struct World {
     opens: Vec<OpenRight>,
     frames: Vec<(RightId, Kind, Ranges)>,
     acked: Vec<(AckOutcome, Vec<u64>)>,
+    /// What was sent, in order.
+    kinds: Vec<Kind>,
+    windows: Vec<u32>,
 }
 
 impl World {
@@ -44,10 +47,6 @@ impl World {
     }
 
     fn joining(order: Order) -> Self {
-        Self::with_credit(order, 100)
-    }
-
-    fn with_credit(order: Order, messages: u32) -> Self {
         let join = Join {
             name: SubscriptionName::new("s").unwrap(),
             filter: Filter::new(">").unwrap(),
@@ -59,13 +58,15 @@ impl World {
             origin: String::new(),
         };
         let mut w = Self {
-            seat: Seat::new(join, Credit { messages, bytes: 1 << 20 }),
+            seat: Seat::new(join, Credit { messages: 100, bytes: 1 << 20 }),
             router: Router::new(Routing::default()).unwrap(),
             now: Time(10_000),
             told: vec![],
             opens: vec![],
             frames: vec![],
             acked: vec![],
+            kinds: vec![],
+            windows: vec![],
         };
         w.seat.coordinator_up();
         w.turn();
@@ -97,8 +98,13 @@ impl World {
                 Action::Tell(message) => self.told.push(message),
                 Action::Open(open) => self.opens.push(open),
                 Action::Send(right, frames) => {
-                    for (kind, payload) in frames.into_iter().filter(|(k, _)| *k != Kind::Window) {
-                        self.frames.push((right, kind, Ranges::decode(payload).unwrap()));
+                    self.kinds.extend(frames.iter().map(|(kind, _)| *kind));
+                    for (kind, payload) in frames {
+                        if kind == Kind::Window {
+                            self.windows.push(Window::decode(payload).unwrap().messages);
+                        } else {
+                            self.frames.push((right, kind, Ranges::decode(payload).unwrap()));
+                        }
                     }
                 }
                 Action::Close(_) => {}
@@ -159,7 +165,7 @@ impl World {
     }
 
     fn settle(&mut self, hold: &Hold, how: How) -> Settled {
-        let settled = self.seat.settle(self.now, hold, how, None);
+        let settled = self.seat.settle(hold, how, None);
         self.turn();
         settled
     }
@@ -234,50 +240,6 @@ fn a_nack_holds_its_keys_later_messages_back_until_it_came_again() {
     assert_eq!(w.settle(&hold, How::Nack), Settled::Before);
     w.settle(&again, How::Ack);
     w.take_offset(1);
-}
-
-#[test]
-fn a_nacked_message_that_finds_no_room_gets_some_and_its_keys_order_stays() {
-    let mut w = World::with_credit(Order::Key, 3);
-    w.joined(&[(0, 1)]);
-    w.seat.opened(&right(0), w.open());
-    w.deliver(&[(0, "a", 1), (1, "a", 1), (2, "a", 1)]);
-    let hold = w.take_offset(0);
-    w.settle(&hold, How::Nack);
-    w.now = w.now + Duration::from_millis(100);
-    w.turn();
-    assert_eq!(w.said(Kind::Return), [], "returned although there is room for one more");
-    w.deliver(&[(3, "a", 1)]);
-    w.turn();
-    w.now = w.now + Duration::from_millis(100);
-    w.turn();
-    assert_eq!(w.said(Kind::Return), [OffsetRange::new(3, 4)]);
-    // A later one was on the way already; what was returned comes before it all the same.
-    w.deliver(&[(4, "a", 1), (0, "a", 2)]);
-    for offset in [0, 1, 2] {
-        let hold = w.take_offset(offset);
-        w.settle(&hold, How::Ack);
-    }
-    assert_eq!(w.take(), None, "the returned message was overtaken");
-    w.deliver(&[(3, "a", 1)]);
-    let hold = w.take_offset(3);
-    w.settle(&hold, How::Ack);
-    w.take_offset(4);
-}
-
-#[test]
-fn room_is_made_while_another_key_is_handled_for_long() {
-    let mut w = World::with_credit(Order::Key, 3);
-    w.joined(&[(0, 1)]);
-    w.seat.opened(&right(0), w.open());
-    w.deliver(&[(0, "slow", 1), (1, "a", 1), (2, "a", 1)]);
-    w.take_offset(0);
-    let hold = w.take_offset(1);
-    w.settle(&hold, How::Nack);
-    w.deliver(&[(3, "a", 1)]);
-    w.now = w.now + Duration::from_millis(100);
-    w.turn();
-    assert_eq!(w.said(Kind::Return), [OffsetRange::new(3, 4)]);
 }
 
 #[test]
@@ -383,7 +345,7 @@ fn what_is_in_hand_of_a_fenced_right_changes_nothing() {
     let mut w = World::new();
     w.deliver(&[(0, "a", 1), (1, "b", 1)]);
     let acked = w.take_offset(0);
-    w.seat.settle(w.now, &acked, How::Ack, Some(77));
+    w.seat.settle(&acked, How::Ack, Some(77));
     let late = w.take_offset(1);
     let open = w.open();
     w.seat.closed(w.now, &right(0), open, Epoch(1), Some(Code::Fenced));
@@ -391,6 +353,9 @@ fn what_is_in_hand_of_a_fenced_right_changes_nothing() {
     assert_eq!(w.acked, [(AckOutcome::Fenced, vec![77])]);
     assert_eq!(w.settle(&late, How::Ack), Settled::Fenced);
     assert_eq!(w.seat.counts().fenced, 1);
+    // A revoke that comes after the fence is not answered: what was in hand was not drained.
+    w.seat.revoke(w.now, right(0), Epoch(1));
+    assert!(!w.drained());
     // The same epoch is never opened again; the next one is, and old holds have no say in it.
     w.joined(&[(0, 1)]);
     assert_eq!(w.opens.len(), 1);
@@ -469,9 +434,9 @@ fn an_ack_that_was_sent_under_a_right_that_is_lost_may_count() {
     let mut w = World::new();
     w.deliver(&[(0, "a", 1), (1, "b", 1)]);
     let (sent, unsent) = (w.take_offset(0), w.take_offset(1));
-    w.seat.settle(w.now, &sent, How::Ack, Some(1));
+    w.seat.settle(&sent, How::Ack, Some(1));
     w.turn();
-    w.seat.settle(w.now, &unsent, How::Ack, Some(2));
+    w.seat.settle(&unsent, How::Ack, Some(2));
     w.seat.lost(right(0), Epoch(1));
     w.turn();
     assert_eq!(w.acked, [(AckOutcome::Fenced, vec![2]), (AckOutcome::Unknown, vec![1])]);
@@ -517,6 +482,62 @@ fn leaving_returns_the_unread_and_waits_for_what_is_in_hand() {
     assert!(w.drained());
     w.seat.left();
     assert_eq!(w.seat.end(), Some(&End::Left));
+}
+
+#[test]
+fn a_drain_closes_the_window_before_it_returns_anything() {
+    let leave: fn(&mut World) = |w| w.seat.leave(w.now);
+    let revoke: fn(&mut World) = |w| w.seat.revoke(w.now, right(0), Epoch(1));
+    for drain in [leave, revoke] {
+        let mut w = World::new();
+        w.deliver(&[(0, "a", 1), (1, "b", 1)]);
+        w.take_offset(0);
+        w.turn();
+        (w.kinds, w.windows) = (vec![], vec![]);
+        drain(&mut w);
+        w.turn();
+        assert_eq!((&w.kinds[..], &w.windows[..]), (&[Kind::Window, Kind::Return][..], &[0][..]));
+        w.turn();
+        assert_eq!(w.windows, [0], "said more than once");
+    }
+}
+
+#[test]
+fn a_leave_that_no_coordinator_hears_ends_with_what_is_not_confirmed() {
+    let after_silence = |ack: bool| {
+        let mut w = World::new();
+        w.deliver(&[(0, "a", 1)]);
+        let hold = w.take_offset(0);
+        w.turn();
+        w.seat.coordinator_down();
+        w.seat.settle(&hold, if ack { How::Ack } else { How::GiveBack }, None);
+        w.turn();
+        w.now = w.now + Duration::from_secs(10);
+        w.seat.leave(w.now);
+        w.turn();
+        w
+    };
+    let mut w = after_silence(false);
+    assert_eq!(w.seat.end(), Some(&End::Unfinished { rights: 1 }), "nothing to wait for");
+    assert_eq!(w.seat.counts().unconfirmed, 0);
+    // The queue may still confirm the ack.
+    w = after_silence(true);
+    assert_eq!(w.seat.end(), None);
+    w.now = w.now + Duration::from_secs(4);
+    w.turn();
+    assert_eq!(w.seat.end(), Some(&End::Unfinished { rights: 1 }));
+    assert_eq!(w.seat.counts().unconfirmed, 1);
+    w = after_silence(true);
+    w.confirm(1);
+    assert_eq!(w.seat.end(), Some(&End::Unfinished { rights: 1 }));
+    assert_eq!(w.seat.counts().unconfirmed, 0);
+    // One that comes back in time is waited for as usual.
+    w = after_silence(true);
+    w.seat.coordinator_up();
+    w.joined(&[(0, 1)]);
+    w.now = w.now + Duration::from_secs(5);
+    w.turn();
+    assert_eq!(w.seat.end(), None);
 }
 
 #[test]

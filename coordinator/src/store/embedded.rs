@@ -1,8 +1,10 @@
 //! The store in one file, for one coordinator: `redb` in the data directory, behind a lock that
 //! dies with the process and a file that says which format the directory is in.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -31,33 +33,69 @@ impl Embedded {
         fs::create_dir_all(dir).map_err(unusable)?;
         let lock = lock(dir)?;
         check_format(dir)?;
-        let database =
-            Database::create(dir.join("coordinator.redb")).map_err(|e| database_error(dir, &e))?;
+        let repaired = Cell::new(false);
+        let database = Database::builder()
+            .set_repair_callback(move |_| {
+                // It is called over and over while the repair goes on.
+                if !repaired.replace(true) {
+                    tracing::warn!(
+                        "the store was not closed in order: it is brought back to its last commit"
+                    );
+                }
+            })
+            .create(dir.join("coordinator.redb"))
+            .map_err(|e| opening_failed(dir, e))?;
         let store = Self { dir: dir.to_owned(), database, _lock: lock };
         store.transaction(|_| Ok(()))?;
         Ok(store)
+    }
+
+    /// Opens the store and reads all of it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`], as each variant says.
+    pub fn open_and_load(dir: &Path) -> Result<(Self, Vec<Row>), StoreError> {
+        let read = || {
+            let store = Self::open(dir)?;
+            let rows = store.load()?;
+            Ok((store, rows))
+        };
+        // The engine meets some pages that make no sense with a panic; nothing outlives it here.
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            let cause = "its pages contradict each other".to_owned();
+            Err(StoreError::Damaged { dir: dir.to_owned(), cause })
+        })
     }
 
     fn transaction(
         &self,
         change: impl FnOnce(&mut redb::Table<'_, &[u8], &[u8]>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(failed)?;
+        let transaction = self.database.begin_write().map_err(|e| self.failed(e))?;
         {
-            let mut table = transaction.open_table(ROWS).map_err(failed)?;
+            let mut table = transaction.open_table(ROWS).map_err(|e| self.failed(e))?;
             change(&mut table)?;
         }
-        transaction.commit().map_err(failed)
+        transaction.commit().map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, e: impl Into<redb::Error>) -> StoreError {
+        let e = e.into();
+        if is_damage(&e) {
+            damaged(&self.dir, &e)
+        } else {
+            StoreError::Failed { cause: e.to_string() }
+        }
     }
 }
 
 impl Store for Embedded {
     fn load(&self) -> Result<Vec<Row>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed)?;
-        let table = transaction.open_table(ROWS).map_err(failed)?;
+        let transaction = self.database.begin_read().map_err(|e| self.failed(e))?;
+        let table = transaction.open_table(ROWS).map_err(|e| self.failed(e))?;
         let mut rows = Vec::new();
-        for entry in table.iter().map_err(failed)? {
-            let (_, value) = entry.map_err(failed)?;
+        for entry in table.iter().map_err(|e| self.failed(e))? {
+            let (_, value) = entry.map_err(|e| self.failed(e))?;
             rows.push(parse_row(value.value()).map_err(|e| match e {
                 RowError::Newer(version) => {
                     StoreError::DataNewer { dir: self.dir.clone(), found: u32::from(version) }
@@ -76,10 +114,10 @@ impl Store for Embedded {
                         let bytes = row_bytes(row).map_err(|cause| StoreError::Failed { cause })?;
                         table
                             .insert(key_bytes(&row.key()).as_slice(), bytes.as_slice())
-                            .map_err(failed)?;
+                            .map_err(|e| self.failed(e))?;
                     }
                     Change::Delete(key) => {
-                        table.remove(key_bytes(key).as_slice()).map_err(failed)?;
+                        table.remove(key_bytes(key).as_slice()).map_err(|e| self.failed(e))?;
                     }
                 }
             }
@@ -151,19 +189,33 @@ fn write_format(dir: &Path, path: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn database_error(dir: &Path, e: &redb::DatabaseError) -> StoreError {
-    let (dir, cause) = (dir.to_owned(), e.to_string());
-    match e {
-        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { dir, pid: None },
-        redb::DatabaseError::Storage(redb::StorageError::Io(_)) => {
-            StoreError::Unusable { dir, cause }
-        }
-        _ => StoreError::Damaged { dir, cause },
+fn opening_failed(dir: &Path, e: redb::DatabaseError) -> StoreError {
+    match e.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { dir: dir.to_owned(), pid: None },
+        e if is_damage(&e) => damaged(dir, &e),
+        e => StoreError::Unusable { dir: dir.to_owned(), cause: e.to_string() },
     }
 }
 
-fn failed(e: impl std::fmt::Display) -> StoreError {
-    StoreError::Failed { cause: e.to_string() }
+/// Whether the disk did its work and what it gave makes no sense.
+fn is_damage(e: &redb::Error) -> bool {
+    match e {
+        redb::Error::Io(e) => {
+            matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_) => true,
+        _ => false,
+    }
+}
+
+fn damaged(dir: &Path, e: &redb::Error) -> StoreError {
+    StoreError::Damaged { dir: dir.to_owned(), cause: e.to_string() }
 }
 
 #[cfg(test)]
@@ -233,12 +285,32 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_place_of_the_store_is_damage_and_a_file_in_place_of_the_directory_unusable() {
+    fn a_store_that_cannot_be_read_is_damage_and_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("coordinator.redb"), [7; 4096]).unwrap();
-        let e = Embedded::open(dir.path()).err().unwrap();
-        assert!(matches!(e, StoreError::Damaged { .. } | StoreError::Unusable { .. }), "{e:?}");
-        let e = Embedded::open(&dir.path().join("lock")).err().unwrap();
+        let file = dir.path().join("coordinator.redb");
+        let mut store = Embedded::open(dir.path()).unwrap();
+        store.commit(&[Change::Put(binding("a.>", 1))]).unwrap();
+        drop(store);
+        let whole = fs::read(&file).unwrap();
+        let cut = whole[..whole.len() / 2].to_vec();
+        let mut garbage_behind_its_header = whole.clone();
+        garbage_behind_its_header[4096..].fill(7);
+        for bytes in [vec![7; 4096], vec![b'x'; 20], cut, garbage_behind_its_header] {
+            fs::write(&file, &bytes).unwrap();
+            let refusal = Embedded::open_and_load(dir.path()).err().unwrap().refusal();
+            assert_eq!(refusal.code, Code::Damaged, "{} bytes: {refusal}", bytes.len());
+            assert!(refusal.hint.contains("docs/operations.md"), "{}", refusal.hint);
+        }
+        fs::write(&file, whole).unwrap();
+        assert_eq!(Embedded::open_and_load(dir.path()).unwrap().1, [binding("a.>", 1)]);
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_directory_is_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let e = Embedded::open_and_load(&file).err().unwrap();
         assert!(matches!(e, StoreError::Unusable { .. }), "{e:?}");
     }
 }

@@ -90,7 +90,10 @@ impl StoreError {
             Self::Unusable { .. } => {
                 (Code::DiskFailed, "choose a directory that this user can write, with --data")
             }
-            Self::Damaged { .. } => (Code::Damaged, "restore the directory from a backup"),
+            Self::Damaged { .. } => (
+                Code::Damaged,
+                "keep the directory and start on a backup of it: docs/operations.md, Backups",
+            ),
             Self::Failed { .. } => (Code::DiskFailed, "look after the disk, then start again"),
         };
         Refusal::new(code, self.to_string()).hint(hint)

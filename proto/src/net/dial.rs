@@ -18,7 +18,7 @@ use super::hello::{self, AGENT, Hello, PROTOCOL, Role};
 use super::peer::{Identity, Peer, Timing};
 use super::tls::ClientTls;
 use super::verify::Recorder;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, spoken};
 
 /// TLS alert 120, `no_application_protocol` (RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
@@ -86,7 +86,7 @@ impl Dialer {
         let ips: Vec<SocketAddr> = match timeout(within, tokio::net::lookup_host(addr)).await {
             Ok(Ok(ips)) => ips.collect(),
             Ok(Err(e)) => return Err(resolve(e.to_string())),
-            Err(_) => return Err(resolve(format!("no answer within {} ms", within.as_millis()))),
+            Err(_) => return Err(resolve(format!("no answer within {}", spoken(within)))),
         };
         let mut last = resolve("the name has no address".to_owned());
         for (tried, ip) in ips.iter().enumerate() {
@@ -97,7 +97,7 @@ impl Dialer {
                 Ok(Ok(peer)) => return Ok(peer),
                 Ok(Err(e)) => last = e,
                 Err(_) => {
-                    last = call.unreachable(format!("no answer within {} ms", share.as_millis()));
+                    last = call.unreachable(format!("no answer within {}", spoken(share)));
                 }
             }
         }

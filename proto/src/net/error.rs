@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::{ConnectionError, ReadError, WriteError};
 
 use super::hello::Role;
-use crate::refusal::{Code, Refusal, shorten};
+use crate::refusal::{Code, Refusal, shorten, spoken};
 
 /// Why a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum Closed {
     #[error("the connection timed out")]
     TimedOut,
     /// No question was answered for this long, although the connection stood.
-    #[error("no answer for {} ms", after.as_millis())]
+    #[error("no answer for {}", spoken(*after))]
     Silent {
         /// How long it was waited.
         after: Duration,
@@ -102,7 +102,7 @@ pub enum NetError {
     #[error(transparent)]
     Protocol(Refusal),
     /// Something did not come in time.
-    #[error("nothing came within {} ms", after.as_millis())]
+    #[error("nothing came within {}", spoken(*after))]
     Timeout {
         /// How long it was waited.
         after: Duration,
@@ -173,7 +173,7 @@ pub enum RpcError {
     #[error(transparent)]
     Protocol(Refusal),
     /// No answer within the deadline: whether it was done is unknown.
-    #[error("no answer within {} ms", .0.as_millis())]
+    #[error("no answer within {}", spoken(*.0))]
     Timeout(Duration),
 }
 

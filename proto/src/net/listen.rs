@@ -53,8 +53,9 @@ const MAX_INCOMING: usize = 4096;
 const INCOMING_BUFFER: u64 = 16 << 20;
 /// Authenticated peers that nobody has accepted yet; more wait.
 const MAX_WAITING_PEERS: usize = 64;
-/// How long a shutdown waits for the other sides to hear of it.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for the other sides to hear of it. Most have after a few round trips;
+/// one that is gone would be waited for in vain.
+const SHUTDOWN_WAIT: Duration = Duration::from_millis(250);
 
 /// A bound address that gives out authenticated connections. Dropping it closes them all.
 pub struct Listener {
@@ -117,8 +118,8 @@ impl Listener {
         self.endpoint.open_connections()
     }
 
-    /// Lets nobody in any more, closes every connection with `reason`, and waits up to a second
-    /// until the other sides have heard of it.
+    /// Lets nobody in any more, closes every connection with `reason`, and waits a
+    /// moment until the other sides have heard of it.
     pub async fn shutdown(&self, reason: &str) {
         self.door.abort();
         self.endpoint.close(VarInt::from_u32(0), reason.as_bytes());

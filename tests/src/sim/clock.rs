@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::world::Event;
+use super::ctx::Event;
 
 /// A source of numbers that are as good as random and the same for the same seed (splitmix64:
 /// Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).

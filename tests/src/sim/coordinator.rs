@@ -14,10 +14,10 @@ use ringway_proto::{Filter, GroupName, Incarnation, Time, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
+use super::ctx::{Ctx, Pid, Role, Timer};
 use super::disk::Rows;
 use super::history::What;
 use super::net::{ConnId, End, Item, StreamNo};
-use super::world::{Ctx, Pid, Role, Timer};
 
 /// A tick that is this late means that the process stood still, in milliseconds.
 const PAUSE: u64 = 500;

@@ -12,8 +12,9 @@ use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::StoredBatch;
 
+use super::ctx::Ctx;
 use super::worker::{Pending, Then, Worker, parsed};
-use super::world::{Ctx, Process, World};
+use super::world::{Process, World};
 
 /// What an original answers.
 enum Answer {

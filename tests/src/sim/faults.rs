@@ -1,7 +1,7 @@
 //! What goes wrong in a run, and who comes and goes: drawn once, before it begins, so that a seed
 //! is a schedule. It does not know what a fault does.
 
-use super::world::{COORDINATOR, Ctx, Event, Pid};
+use super::ctx::{COORDINATOR, Ctx, Event, Pid};
 
 /// When the faults are over at the earliest, in milliseconds.
 const LAST: (u64, u64) = (4000, 8000);

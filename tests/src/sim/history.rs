@@ -3,9 +3,7 @@
 
 use ringway_client::logic::right::How;
 use ringway_proto::control::Start;
-use ringway_proto::{
-    Epoch, Filter, Holder, MemberId, Offset, QueueId, RightId, SubscriptionId, WorkerId,
-};
+use ringway_proto::{Epoch, Filter, Holder, Offset, QueueId, RightId, SubscriptionId, WorkerId};
 
 /// What a message says: unique in a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,6 +81,8 @@ pub enum What {
     Raised {
         /// Which right.
         right: RightId,
+        /// The epoch of the queue's copy that has it.
+        copy: Epoch,
         /// Which epoch.
         epoch: Epoch,
     },
@@ -101,13 +101,15 @@ pub enum What {
         right: RightId,
         /// Under which epoch.
         epoch: Epoch,
-        /// Who.
-        member: MemberId,
+        /// Who: another process of the same member had nothing to give up.
+        holder: Holder,
     },
     /// A worker let a member open a right.
     Opened {
         /// Which right.
         right: RightId,
+        /// The epoch of the queue's copy that has it.
+        copy: Epoch,
         /// Under which epoch.
         epoch: Epoch,
         /// Who.

@@ -2,6 +2,7 @@
 //! shipped logic of coordinator, worker and client decides; thin imitations of the drivers carry
 //! out what it decides, with faults drawn from a seed. The checks then read what happened. The
 //! same seed gives the same run.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bugs;
 pub mod checks;
@@ -9,12 +10,13 @@ mod client;
 mod clock;
 mod coordinator;
 mod copies;
+mod ctx;
 mod disk;
+mod dispatch;
 mod faults;
 pub mod history;
 mod net;
 mod worker;
-mod worker_control;
 mod workload;
 mod world;
 
@@ -25,8 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::bugs::Bug;
 pub use self::checks::Violation;
+pub use self::ctx::Options;
 use self::history::History;
-pub use self::world::Options;
 
 /// Plays a run.
 ///
@@ -71,7 +73,7 @@ pub fn judge(options: &Options) -> Option<Failure> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         vec![Violation { check: "panic", text: text.unwrap_or_else(|| "no words".to_owned()) }]
     });
-    (!violations.is_empty()).then(|| Failure { options: *options, violations })
+    (!violations.is_empty()).then_some(Failure { options: *options, violations })
 }
 
 /// Plays the runs of these seeds on several threads and returns those that broke a promise, in

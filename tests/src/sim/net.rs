@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use ringway_proto::frame::{self, Kind};
 
 use super::clock::{Clock, Dice};
-use super::world::{Event, Pid};
+use super::ctx::{Event, Pid};
 
 /// Names a connection; never reused.
 pub type ConnId = u64;

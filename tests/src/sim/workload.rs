@@ -11,8 +11,8 @@ use ringway_proto::message::Message;
 use ringway_proto::{Class, Epoch, Offset, RightId};
 
 use super::client::Client;
+use super::ctx::{Ctx, Pid, Timer};
 use super::history::{Value, What};
-use super::world::{Ctx, Pid, Timer};
 
 /// How long a publish is tried, in milliseconds.
 const DEADLINE: u64 = 60_000;
@@ -103,7 +103,7 @@ impl Client {
                 let key = Some(ctx.dice.below(u64::from(producing.keys) + 1) as u32);
                 let key = key.filter(|key| *key > 0);
                 // The order of a key holds within its group, so a key stays with its class.
-                let which = key.map_or_else(|| ctx.dice.roll(), |k| u64::from(k));
+                let which = key.map_or_else(|| ctx.dice.roll(), u64::from);
                 let class = CLASSES[(which % CLASSES.len() as u64) as usize];
                 let Ok(checked) = Class::new(class) else { return };
                 let mut message = Message::new(checked, value.body());
@@ -122,7 +122,6 @@ impl Client {
 
     /// A handler is done.
     pub(super) fn handled(&mut self, ctx: &mut Ctx, hold: &Hold) {
-        let time = ctx.client_time(self.pid);
         let Some(live) = &mut self.live else { return };
         let Some(holder) = live.holder() else { return };
         let Some(seat) = &mut live.seat else { return };
@@ -135,7 +134,7 @@ impl Client {
         };
         serving.serial += 1;
         let token = (how == How::Ack).then_some(serving.serial);
-        if seat.settle(time, hold, how, token) == Settled::Taken {
+        if seat.settle(hold, how, token) == Settled::Taken {
             let Hold { right, epoch, offset, .. } = *hold;
             if let Some(token) = token {
                 serving.tokens.insert(token, (right, epoch, offset));

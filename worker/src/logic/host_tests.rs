@@ -128,6 +128,39 @@ fn refusal(actions: &[Action]) -> Option<Code> {
     }
 }
 
+/// A crash may leave any prefix of the records of one step. The coordinator does not repeat what
+/// belongs to an epoch that the worker reports.
+#[test]
+fn a_torn_open_is_not_reported_under_its_epoch() {
+    let right = RightId::whole(SubscriptionId(1), queue());
+    let holder = Holder { member: MemberId::new("a").unwrap(), incarnation: Incarnation(1) };
+    let raised = RightEpoch { right, epoch: Epoch(9), holder: Some(holder) };
+    let Step::Open(plain) = open(3) else { panic!("an open is an open") };
+    let whole = Step::Open(OpenQueue {
+        subscriptions: vec![setup(1, Start::Start)],
+        rights: vec![raised],
+        ..plain
+    });
+    let mut bench = Bench::new();
+    bench.step(whole.clone());
+    let writes = bench.out.iter().filter(|a| matches!(a, Action::Write { .. })).count();
+    for kept in 0..=writes {
+        let mut torn = Bench::new();
+        torn.out = bench
+            .out
+            .iter()
+            .filter(|a| matches!(a, Action::Write { .. }))
+            .take(kept)
+            .cloned()
+            .collect();
+        let mut again = torn.restarted();
+        let epoch = again.host.held().first().map(|held| held.epoch);
+        assert_eq!(epoch == Some(Epoch(3)), kept == writes, "{kept} of {writes} records");
+        again.step(whole.clone());
+        assert_eq!(again.host.right(&right).map(Right::epoch), Some(Epoch(9)), "told again");
+    }
+}
+
 #[test]
 fn a_batch_is_checked_in_the_order_of_the_design() {
     type Change = fn(&mut Append);

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use ringway_proto::control::OpenQueue;
+use ringway_proto::refusal::grouped;
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session,
     Uuid, WallTime,
@@ -187,7 +188,9 @@ impl Queue {
                 Code::TooLarge,
                 format!(
                     "the body has {} bytes; queue {} accepts at most {}",
-                    append.largest_body_bytes, self.name, self.max_body_bytes
+                    grouped(append.largest_body_bytes as u64),
+                    self.name,
+                    grouped(self.max_body_bytes.into())
                 ),
             )
             .hint("store large content elsewhere and send a reference"));

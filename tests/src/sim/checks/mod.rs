@@ -17,6 +17,8 @@ pub mod one_value;
 pub mod only_moves;
 pub mod published_once;
 pub mod redeliveries;
+#[cfg(test)]
+mod tests;
 
 /// A broken promise.
 #[derive(Clone, PartialEq, Eq, Debug)]

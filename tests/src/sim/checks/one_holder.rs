@@ -1,6 +1,6 @@
 //! I5: a right has one holder at a time. Of one epoch only one process ever learns that it holds
 //! it or opens it; it learns so only after the primary confirmed the epoch; once an epoch is
-//! confirmed nobody opens or acks under an older one; and who lost a right hands out nothing of it
+//! confirmed nobody acks under an older one, nor opens at the newest copy of the queue; and who lost a right hands out nothing of it
 //! for longer than it may be deaf.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +13,19 @@ use super::super::history::{History, What};
 /// and what its clocks and the news take.
 const DEAF: u64 = 1300;
 
+#[derive(Clone, Copy)]
+struct Newest {
+    epoch: Epoch,
+    copy: Epoch,
+    since: u64,
+}
+
 #[derive(Default)]
 struct State {
     holders: BTreeMap<(RightId, Epoch), Holder>,
     raised: BTreeSet<(RightId, Epoch)>,
     /// The newest confirmed epoch of each right, and since when.
-    newest: BTreeMap<RightId, (Epoch, u64)>,
+    newest: BTreeMap<RightId, Newest>,
     wrong: Vec<String>,
 }
 
@@ -35,7 +42,7 @@ impl State {
     }
 
     fn is_current(&mut self, at: u64, right: RightId, epoch: Epoch, what: &str) {
-        let newest = self.newest.get(&right).map_or(Epoch(0), |(epoch, _)| *epoch);
+        let newest = self.newest.get(&right).map_or(Epoch(0), |newest| newest.epoch);
         if epoch < newest {
             self.wrong.push(format!(
                 "{what} of {} of subscription {} under {epoch:?} at {at}, after {newest:?} was \
@@ -53,11 +60,12 @@ pub fn check(history: &History) -> Vec<String> {
     for entry in &history.entries {
         let at = entry.at;
         match &entry.what {
-            What::Raised { right, epoch } => {
+            What::Raised { right, copy, epoch } => {
                 state.raised.insert((*right, *epoch));
-                let newest = state.newest.entry(*right).or_insert((*epoch, at));
-                if newest.0 < *epoch {
-                    *newest = (*epoch, at);
+                let new = Newest { epoch: *epoch, copy: *copy, since: at };
+                let newest = state.newest.entry(*right).or_insert(new);
+                if newest.epoch < *epoch {
+                    *newest = new;
                 }
             }
             What::Granted { right, epoch, holder } => {
@@ -69,9 +77,13 @@ pub fn check(history: &History) -> Vec<String> {
                 }
                 state.holds(at, *right, *epoch, holder);
             }
-            What::Opened { right, epoch, holder } => {
+            What::Opened { right, copy, epoch, holder } => {
                 state.holds(at, *right, *epoch, holder);
-                state.is_current(at, *right, *epoch, "an open");
+                // An empty copy that moved away may be opened until its tombstone comes: it has
+                // nothing to deliver.
+                if state.newest.get(right).is_none_or(|newest| *copy >= newest.copy) {
+                    state.is_current(at, *right, *epoch, "an open");
+                }
             }
             What::Acked { right, epoch, holder } => {
                 state.holds(at, *right, *epoch, holder);
@@ -79,7 +91,7 @@ pub fn check(history: &History) -> Vec<String> {
             }
             What::HandedOut { right, epoch, holder, .. } => {
                 state.holds(at, *right, *epoch, holder);
-                if let Some((newest, since)) = state.newest.get(right).copied()
+                if let Some(Newest { epoch: newest, since, .. }) = state.newest.get(right).copied()
                     && *epoch < newest
                     && at > since + DEAF
                 {

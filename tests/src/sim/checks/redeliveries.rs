@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_client::logic::right::How;
-use ringway_proto::{Epoch, Holder, MemberId, Offset, RightId};
+use ringway_proto::{Epoch, Holder, Offset, RightId};
 
 use super::super::history::{History, What};
 
@@ -22,17 +22,17 @@ struct Hand {
 pub fn check(history: &History) -> Vec<String> {
     let mut hands: BTreeMap<(RightId, Offset), Hand> = BTreeMap::new();
     let mut raised: BTreeMap<RightId, Epoch> = BTreeMap::new();
-    let mut drained: BTreeSet<(RightId, Epoch, MemberId)> = BTreeSet::new();
+    let mut drained: BTreeSet<(RightId, Epoch, Holder)> = BTreeSet::new();
     let mut wrong = Vec::new();
     for entry in &history.entries {
         match &entry.what {
-            What::Raised { right, epoch } => {
+            What::Raised { right, epoch, .. } => {
                 let newest = raised.entry(*right).or_insert(*epoch);
                 *newest = *epoch.max(newest);
             }
             // Who was fenced may still say that it drained; nobody listens.
-            What::Drained { right, epoch, member } if raised.get(right) == Some(epoch) => {
-                drained.insert((*right, *epoch, member.clone()));
+            What::Drained { right, epoch, holder } if raised.get(right) == Some(epoch) => {
+                drained.insert((*right, *epoch, holder.clone()));
             }
             What::Settled { right, offset, how, epoch, .. } if *how != How::Ack => {
                 if let Some(hand) = hands.get_mut(&(*right, *offset))
@@ -46,7 +46,7 @@ pub fn check(history: &History) -> Vec<String> {
                 let new = Hand { epoch: *epoch, holder: holder.clone(), at, back: false };
                 let Some(old) = hands.insert((*right, *offset), new) else { continue };
                 let orderly = old.epoch == *epoch
-                    || drained.contains(&(*right, old.epoch, old.holder.member.clone()));
+                    || drained.contains(&(*right, old.epoch, old.holder.clone()));
                 if orderly && !old.back {
                     wrong.push(format!(
                         "{} offset {offset} was handed to {} under {:?} at {} and to {} under \

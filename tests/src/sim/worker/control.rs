@@ -9,15 +9,15 @@ use ringway_proto::routing::Routing;
 use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
 
-use super::bugs::Bug;
-use super::history::What;
-use super::net::{ConnId, End, Item, StreamNo};
-use super::worker::{Then, Worker};
-use super::world::{COORDINATOR, Ctx, Timer};
+use super::super::bugs::Bug;
+use super::super::ctx::{COORDINATOR, Ctx, Timer};
+use super::super::history::What;
+use super::super::net::{ConnId, End, Item, StreamNo};
+use super::{Then, Worker};
 
 /// The connection to the coordinator.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub struct Link {
     conn: Option<ConnId>,
     /// Once the registration is sent.
     session: Option<StreamNo>,
@@ -99,7 +99,8 @@ impl Worker {
         ctx.tempt(self.pid, percent);
         match &event {
             FromWorker::RightRaised { right, epoch } => {
-                ctx.note(What::Raised { right: *right, epoch: *epoch });
+                let copy = self.copy_of(right.queue);
+                ctx.note(What::Raised { right: *right, copy, epoch: *epoch });
             }
             FromWorker::QueueOpened { queue, epoch } => {
                 let (queue, epoch, worker) = (*queue, *epoch, self.id.clone());

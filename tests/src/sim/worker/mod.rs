@@ -1,7 +1,10 @@
 //! A worker in the simulation: the shipped host of queues and the shipped replay, and an imitation
-//! of the shard that drives it (mailbox, rounds of the journal, turns of deliveries) and of its
-//! streams. One shard; every batch is found in memory. What talks to the coordinator is in
-//! `worker_control`.
+//! of the driver around them: mailbox and streams here, rounds of the journal in `rounds`,
+//! deliveries in `streams`, the coordinator's link in `control`. It has one shard.
+
+mod control;
+mod rounds;
+mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
-use ringway_proto::data::{AckConfirmed, Append, AppendAnswer, Deliver, Ranges, Window};
+use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
     Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
@@ -19,16 +22,15 @@ use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
-use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
-use ringway_worker::records::ControlRecord;
+use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
+use self::control::Link;
 use super::bugs::Bug;
-use super::disk::{Journal, control};
+use super::ctx::{Ctx, Pid, Timer};
+use super::disk::Journal;
 use super::history::{Value, What};
-use super::net::{ConnId, End, Item, StreamNo, joined};
-use super::worker_control::Link;
-use super::world::{Ctx, Pid, Timer};
+use super::net::{ConnId, Item, StreamNo};
 
 /// The process and its disk.
 #[derive(Debug)]
@@ -36,15 +38,15 @@ pub struct Worker {
     pub(super) id: WorkerId,
     pub(super) pid: Pid,
     pub(super) disk: Journal,
-    pub(super) weight: u32,
+    weight: u32,
     pub(super) live: Option<Live>,
 }
 
 /// What lives only while the process does.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub host: Host,
-    pub link: Link,
+    pub(super) host: Host,
+    link: Link,
     pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
@@ -82,8 +84,8 @@ struct Waiting {
 
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub record: Option<(FrameHeader, Bytes)>,
-    pub then: Then,
+    pub(super) record: Option<(FrameHeader, Bytes)>,
+    pub(super) then: Then,
 }
 
 /// What happens once everything before it is durable.
@@ -273,7 +275,8 @@ impl Worker {
                 if !request.acks.is_empty() {
                     ctx.note(What::Acked { right, epoch, holder: holder.clone() });
                 }
-                ctx.note(What::Opened { right, epoch, holder });
+                let copy = self.copy_of(right.queue);
+                ctx.note(What::Opened { right, copy, epoch, holder });
             }
             Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
         }
@@ -308,196 +311,6 @@ impl Worker {
         }
     }
 
-    /// Carries out what the logic decided, in order.
-    pub(super) fn act(&mut self, ctx: &mut Ctx, actions: Vec<Action>) {
-        for action in actions {
-            let Some(live) = &mut self.live else { return };
-            match action {
-                Action::Store { token, queue, at } => self.store(ctx, token, queue, at),
-                Action::Write { queue, record } => self.write(ctx, queue, &record),
-                Action::Repeat { token, at } => self.after_writes(ctx, Then::Repeat { token, at }),
-                Action::Tell(event) => self.after_writes(ctx, Then::Tell(event)),
-                Action::Confirm { stream, confirmed } => {
-                    let then = Then::Confirm { stream, confirmed };
-                    if ctx.bug == Some(Bug::UnsyncedConfirmed) {
-                        self.follow(ctx, then);
-                    } else {
-                        self.after_writes(ctx, then);
-                    }
-                }
-                Action::Refuse { token, refusal } => self.answer(ctx, token, Err(refusal)),
-                Action::Opened { stream, opened } => {
-                    let bytes = codec::encode(&opened).unwrap_or_default();
-                    live.send(ctx, stream, Kind::RightOpened, bytes);
-                }
-                Action::WindowSeen { stream, window } => {
-                    live.send(ctx, stream, Kind::WindowSeen, window.encode());
-                }
-                Action::Close { stream, refusal } => live.end(ctx, stream, refusal),
-                Action::Look(right) => live.look(right),
-                Action::Late { .. } => {}
-                Action::Forget(queue) => drop(live.batches.remove(&queue)),
-                Action::Fetch { queue, fetch, from, .. } => {
-                    live.fetches.insert(queue, (fetch, from));
-                }
-                Action::StopFetch(queue) => drop(live.fetches.remove(&queue)),
-            }
-        }
-    }
-
-    fn store(&mut self, ctx: &mut Ctx, token: Token, queue: QueueId, at: Offset) {
-        let wall = ctx.wall();
-        let Some(live) = &mut self.live else { return };
-        let Some(Waiting { header, batch, .. }) = live.waiting.get(&token) else { return };
-        let body = batch.bytes().clone();
-        let frame = FrameHeader {
-            kind: FrameKind::Batch,
-            queue,
-            epoch: header.epoch,
-            base_offset: at,
-            count: header.count,
-            session: header.session,
-            producer: header.producer,
-            sequence: header.base_sequence,
-            appended_at: wall,
-            body_len: body.len() as u32,
-        };
-        let (epoch, worker) = (header.epoch, self.id.clone());
-        ctx.note(What::Accepted { queue, epoch, worker });
-        let then = Then::Stored { token, queue, at };
-        live.pending.push(Pending { record: Some((frame, body)), then });
-        if ctx.bug == Some(Bug::UnsyncedAcked) {
-            let answer = live.answer_to(token, Ok(at));
-            if let Some(((conn, stream), payload)) = answer {
-                ctx.send(conn, End::Acceptor, stream, Kind::Appended, payload);
-            }
-        }
-    }
-
-    fn write(&mut self, ctx: &mut Ctx, queue: QueueId, record: &ControlRecord) {
-        let lost = match record {
-            ControlRecord::Raised { .. } => Bug::RaiseNotJournaled,
-            ControlRecord::Sealed { .. } => Bug::SealNotJournaled,
-            _ => Bug::ActBeforeCommit,
-        };
-        if ctx.bug == Some(lost) && lost != Bug::ActBeforeCommit {
-            return;
-        }
-        if let (Some(Bug::CursorReset), ControlRecord::Raised { right, .. }) = (ctx.bug, record) {
-            let is_ack = |body: &[u8]| match ControlRecord::decode(body) {
-                Ok(ControlRecord::Acked { right: of, .. }) => of == *right,
-                _ => false,
-            };
-            let is_control = |header: &FrameHeader| header.kind == FrameKind::Control;
-            self.disk.frames.retain(|(header, body)| !(is_control(header) && is_ack(body)));
-            self.disk.sync();
-        }
-        let Some(live) = &mut self.live else { return };
-        let epoch = live.host.queue(queue).map_or(Epoch(0), |h| h.queue.epoch());
-        let body = record.encode().unwrap_or_else(|e| panic!("a record: {e}"));
-        let header = control(queue, epoch, ctx.wall(), &body);
-        let then = match record {
-            ControlRecord::Acked { right, floor, .. } => {
-                Then::Cursor { right: *right, copy: epoch, floor: *floor }
-            }
-            _ => Then::Nothing,
-        };
-        live.pending.push(Pending { record: Some((header, body)), then });
-    }
-
-    /// Does `then` once everything that was written before is durable.
-    pub(super) fn after_writes(&mut self, ctx: &mut Ctx, then: Then) {
-        let Some(live) = &mut self.live else { return };
-        if live.pending.is_empty() && live.under_way.is_none() {
-            self.follow(ctx, then);
-        } else {
-            live.pending.push(Pending { record: None, then });
-        }
-    }
-
-    fn start_round(&mut self, ctx: &mut Ctx) {
-        let Some(live) = &mut self.live else { return };
-        if live.under_way.is_some() {
-            return;
-        }
-        if live.host.has_unwritten() {
-            let mut out = Vec::new();
-            live.host.write_acks(&mut out);
-            self.act(ctx, out);
-        }
-        let Some(live) = &mut self.live else { return };
-        if live.pending.is_empty() {
-            return;
-        }
-        let round = std::mem::take(&mut live.pending);
-        if round.iter().all(|item| item.record.is_none()) {
-            for item in round {
-                self.follow(ctx, item.then);
-            }
-            return;
-        }
-        for (header, body) in round.iter().filter_map(|item| item.record.clone()) {
-            self.disk.write(header, body);
-        }
-        live.under_way = Some(round);
-        ctx.tempt(self.pid, 1);
-        let rare = ctx.dice.percent(5);
-        let takes = ctx.dice.between(1, if rare { 60 } else { 6 });
-        let at = ctx.clock.now() + takes;
-        ctx.timer(self.pid, at, Timer::Synced);
-    }
-
-    fn synced(&mut self, ctx: &mut Ctx) {
-        self.disk.sync();
-        let round = self.live.as_mut().and_then(|live| live.under_way.take());
-        for item in round.unwrap_or_default() {
-            self.follow(ctx, item.then);
-        }
-    }
-
-    fn follow(&mut self, ctx: &mut Ctx, then: Then) {
-        match then {
-            Then::Nothing => {}
-            Then::Cursor { right, copy, floor } => ctx.note(What::Cursor { right, copy, floor }),
-            Then::Stored { token, queue, at } => self.stored(ctx, token, queue, at),
-            Then::Repeat { token, at } => self.answer(ctx, token, Ok(at)),
-            Then::Tell(event) => self.tell(ctx, event),
-            Then::Held { conn, held, copies } => self.register(ctx, conn, held, copies),
-            Then::Copied { born, batch, body } => self.copied(ctx, born, &batch, body),
-            Then::Confirm { stream, confirmed } => {
-                if let Some(live) = &self.live {
-                    live.send(ctx, stream, Kind::AckConfirmed, confirmed.encode());
-                }
-            }
-        }
-    }
-
-    fn stored(&mut self, ctx: &mut Ctx, token: Token, queue: QueueId, at: Offset) {
-        let wall = ctx.wall();
-        let Some(live) = &mut self.live else { return };
-        let Some(waiting) = live.waiting.get(&token) else { return };
-        let (count, batch) = (waiting.header.count, Arc::clone(&waiting.batch));
-        for (i, value) in values(&batch).into_iter().enumerate() {
-            ctx.note(What::Stored { queue, offset: Offset(at.0 + i as u64), value });
-        }
-        live.batches.entry(queue).or_default().insert(at, batch);
-        let end = Offset(at.0 + u64::from(count));
-        let mut out = Vec::new();
-        if !live.host.stored(queue, at, end, wall, &mut out) {
-            live.batches.remove(&queue);
-        }
-        self.answer(ctx, token, Ok(at));
-        self.act(ctx, out);
-    }
-
-    fn answer(&mut self, ctx: &mut Ctx, token: Token, outcome: Result<Offset, Refusal>) {
-        let Some(live) = &mut self.live else { return };
-        if let Some(((conn, stream), payload)) = live.answer_to(token, outcome) {
-            ctx.send(conn, End::Acceptor, stream, Kind::Appended, payload);
-        }
-        live.waiting.remove(&token);
-    }
-
     /// Lets timers go off, serves the rights whose turn it is, and gives the journal what has
     /// been gathered: what the shard does between two inputs.
     pub(super) fn turn(&mut self, ctx: &mut Ctx) {
@@ -529,6 +342,12 @@ impl Worker {
         }
     }
 
+    /// The epoch of its copy of a queue.
+    fn copy_of(&self, queue: QueueId) -> Epoch {
+        let hosted = self.live.as_ref().and_then(|live| live.host.queue(queue));
+        hosted.map_or(Epoch(0), |hosted| hosted.queue.epoch())
+    }
+
     /// Which messages are not acked, if any is not.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -544,7 +363,7 @@ impl Worker {
         ))
     }
 
-    /// Writes down every message of the queues that `is_primary` names.
+    /// Writes down every message that it has.
     pub fn report(&self, ctx: &mut Ctx) {
         let Some(live) = &self.live else { return };
         for (queue, batches) in &live.batches {
@@ -555,89 +374,6 @@ impl Worker {
                 }
             }
         }
-    }
-}
-
-impl Live {
-    fn send(&self, ctx: &mut Ctx, stream: StreamId, kind: Kind, payload: Bytes) {
-        if let Some((conn, no)) = self.streams.get(&stream) {
-            ctx.send(*conn, End::Acceptor, *no, kind, payload);
-        }
-    }
-
-    fn end(&mut self, ctx: &mut Ctx, stream: StreamId, refusal: Option<Refusal>) {
-        let Some(at) = self.streams.remove(&stream) else { return };
-        if let Some(refusal) = refusal {
-            let bytes = codec::encode(&refusal).unwrap_or_default();
-            ctx.send(at.0, End::Acceptor, at.1, Kind::Refused, bytes);
-        }
-        ctx.finish(at.0, End::Acceptor, at.1);
-        if let Some(reader) = self.readers.get_mut(&at) {
-            reader.ended = true;
-        }
-    }
-
-    fn answer_to(
-        &self,
-        token: Token,
-        outcome: Result<Offset, Refusal>,
-    ) -> Option<((ConnId, StreamNo), Bytes)> {
-        let Waiting { header, to, .. } = self.waiting.get(&token)?;
-        let answer = AppendAnswer {
-            queue: header.queue,
-            session: header.session,
-            base_sequence: header.base_sequence,
-            outcome,
-            routing: self.host.routing(),
-        };
-        Some((*to, answer.encode()))
-    }
-
-    fn look(&mut self, right: RightId) {
-        if !self.turns.contains(&right) {
-            self.turns.push_back(right);
-        }
-        self.set_timer(right);
-    }
-
-    fn set_timer(&mut self, right: RightId) {
-        match self.host.right(&right).and_then(|r| r.next_wakeup()) {
-            Some(at) => drop(self.timers.insert(right, at)),
-            None => drop(self.timers.remove(&right)),
-        }
-    }
-
-    fn serve(&mut self, ctx: &mut Ctx, right: RightId) {
-        let Some(at) = self.host.wants(&right) else { return };
-        let found = self.batches.get(&right.queue).and_then(|b| b.range(..=at).next_back());
-        let Some((base, batch)) = found.map(|(base, batch)| (*base, Arc::clone(batch))) else {
-            panic!("offset {at} of queue {} is not where it should be", right.queue);
-        };
-        if let Some(selection) = self.host.select(&right, base, &batch) {
-            self.deliver(ctx, base, &batch, selection);
-        }
-        if self.host.wants(&right).is_some_and(|next| next != at) {
-            self.turns.push_back(right);
-        }
-    }
-
-    fn deliver(&self, ctx: &mut Ctx, base: Offset, batch: &Batch, selection: Selection) {
-        let Selection { stream, open, entries, runs } = selection;
-        if ctx.bug == Some(Bug::DeliveryLost) && ctx.dice.percent(2) {
-            return;
-        }
-        let deliver = Deliver {
-            open,
-            base_offset: base,
-            published_at: batch.published_at(),
-            classes: batch.classes().len() as u16,
-            entries,
-            class_table: batch.class_table(),
-            records: runs.into_iter().map(|(from, to)| batch.records(from, to)).collect(),
-        };
-        let mut parts = vec![deliver.header()];
-        parts.extend(deliver.records);
-        self.send(ctx, stream, Kind::Deliver, joined(&parts));
     }
 }
 

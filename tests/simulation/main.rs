@@ -1,0 +1,69 @@
+//! The simulated cluster: two thousand seeds keep every promise, a seed is a run, and every
+//! planted bug is caught.
+
+use std::collections::BTreeSet;
+
+use ringway_tests::sim::history::{History, What};
+use ringway_tests::sim::{self, Bug, Options};
+
+/// Within so many seeds a planted bug has to be caught.
+const SEEDS: u64 = 2000;
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[test]
+fn two_thousand_seeds_keep_every_promise() {
+    let failures = sim::judge_all(0..SEEDS, threads(), false, Options::new);
+    let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
+#[test]
+fn a_run_without_faults_keeps_every_promise() {
+    let options = |seed| Options { faults: false, ..Options::new(seed) };
+    let failures = sim::judge_all(0..100, threads(), false, options);
+    let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let hashes = |seed| sim::play(&Options::new(seed)).hash();
+    let once: Vec<u64> = (0..100).map(hashes).collect();
+    let twice: Vec<u64> = (0..100).map(hashes).collect();
+    assert_eq!(once, twice);
+    assert_eq!(once.iter().collect::<BTreeSet<_>>().len(), 100, "seeds differ");
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let missed: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|bug| {
+            let options = |seed| Options { bug: Some(*bug), ..Options::new(seed) };
+            sim::judge_all(0..SEEDS, threads(), true, options).is_empty()
+        })
+        .collect();
+    assert_eq!(missed, [], "not caught within {SEEDS} seeds");
+}
+
+/// A simulation in which nothing happens keeps every promise too.
+#[test]
+fn runs_are_full_of_what_they_are_to_prove() {
+    let runs: Vec<History> = (0..30).map(|seed| sim::play(&Options::new(seed))).collect();
+    let count = |is: fn(&What) -> bool| {
+        let all = runs.iter().flat_map(|run| &run.entries);
+        all.filter(|entry| is(&entry.what)).count()
+    };
+    let expect = |name: &str, least: usize, n: usize| assert!(n >= least, "{name}: {n}");
+    expect("acked publishes", 5000, count(|w| matches!(w, What::Published { .. })));
+    expect("confirmed acks", 5000, count(|w| matches!(w, What::Confirmed { .. })));
+    expect("orderly hand-overs", 300, count(|w| matches!(w, What::Drained { .. })));
+    expect("raises", 1000, count(|w| matches!(w, What::Raised { .. })));
+    expect("openings of queues", 500, count(|w| matches!(w, What::QueueOpened { .. })));
+    expect("faults", 300, count(|w| matches!(w, What::Fault(_))));
+    let moves = count(|w| matches!(w, What::Moves { done, .. } if *done > 0));
+    expect("runs with moves", 25, moves);
+}
