@@ -175,7 +175,7 @@ fn epochs_of(caller: &Caller<'_>) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn empty_queues_move_to_workers_that_come_later_and_queues_with_data_wait() {
+fn queues_move_to_workers_that_come_later_empty_or_with_messages() {
     let scratch = Scratch::new(LIMIT);
     let mut cluster = Cluster::prepare(&scratch, 4);
     let caller = cluster.caller();

@@ -86,7 +86,8 @@ impl Machine {
             return Err(Refusal::new(
                 Code::InvalidOption,
                 format!("group {name} has no queue {index}; its queues are 0 to {last}"),
-            ));
+            )
+            .hint(format!("`ringway group describe {name}` lists them")));
         }
         Ok(id)
     }

@@ -305,7 +305,10 @@ impl Worker {
         }
         let time = ctx.local(self.pid);
         let tally = live.host.frame(time, reader.stream, reader.right, epoch, &frame, out);
-        if matches!(frame, Frame::Ack(_)) && !tally.fenced {
+        // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
+        let queue = live.host.queue(reader.right.queue);
+        let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
+        if matches!(frame, Frame::Ack(_)) && applied {
             let Reader { right, epoch, holder, .. } = reader;
             ctx.note(What::Acked { right, epoch, holder });
         }
