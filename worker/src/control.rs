@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringway_proto::control::{FromWorker, Register, ToWorker};
 use ringway_proto::frame::Kind;
-use ringway_proto::net::{FrameReader, FrameWriter, Link, NetError, Peer};
+use ringway_proto::net::{DialError, FrameReader, FrameWriter, Link, NetError, Peer};
 use ringway_proto::routing::Routing;
 use ringway_proto::{Code, QueueId, Refusal, WorkerId, codec};
 use tokio::sync::{mpsc, watch};
@@ -82,6 +82,10 @@ impl Control {
         loop {
             let peer = tokio::select! {
                 peer = self.link.connected() => peer,
+                why = self.link.shut_out() => {
+                    fail(&self.failed, shut_out(&why));
+                    return;
+                }
                 () = tokio::time::sleep(NOTICE) => {
                     self.say_why_alone(&mut said);
                     continue;
@@ -112,7 +116,7 @@ impl Control {
         }
     }
 
-    /// Says why no coordinator is connected, each reason once: a wrong CA does not pass by itself.
+    /// Says why no coordinator is connected, each reason once.
     fn say_why_alone(&self, said: &mut Option<String>) {
         let why = self.link.last_error().map(|e| e.to_string());
         if let Some(why) = why.filter(|why| said.as_ref() != Some(why)) {
@@ -239,6 +243,18 @@ fn queues_of(routing: &Routing, worker: &WorkerId) -> BTreeSet<QueueId> {
             .collect::<Vec<_>>()
     };
     routing.groups.iter().flat_map(of_group).collect()
+}
+
+/// The worker has the certificates of another cluster, or the address of another coordinator.
+fn shut_out(why: &DialError) -> Refusal {
+    let refusal = why.refusal();
+    match why {
+        DialError::Untrusted { .. } => refusal.hint(
+            "start it with --tls-dir and the certificates of that coordinator's cluster, \
+             or correct --coordinator",
+        ),
+        _ => refusal,
+    }
 }
 
 fn superseded(worker: &WorkerId) -> Refusal {

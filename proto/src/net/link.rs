@@ -29,6 +29,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub struct Link {
     peer: watch::Receiver<Option<Peer>>,
     last_error: Arc<Mutex<Option<DialError>>>,
+    shut_out: watch::Receiver<Option<DialError>>,
     task: AbortHandle,
 }
 
@@ -39,9 +40,18 @@ impl Link {
     pub fn spawn(dialer: Dialer, addresses: watch::Receiver<Vec<String>>, expect: Role) -> Self {
         let (out, peer) = watch::channel(None);
         let last_error = Arc::new(Mutex::new(None));
-        let keeper = Keeper { dialer, addresses, expect, out, last_error: Arc::clone(&last_error) };
+        let (verdict, shut_out) = watch::channel(None);
+        let keeper = Keeper {
+            dialer,
+            addresses,
+            expect,
+            out,
+            last_error: Arc::clone(&last_error),
+            verdict,
+            was_connected: false,
+        };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { peer, last_error, task }
+        Self { peer, last_error, shut_out, task }
     }
 
     /// The same with a list that does not change.
@@ -76,6 +86,22 @@ impl Link {
     pub fn last_error(&self) -> Option<DialError> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Waits until it is settled that this process, as it is set up, gets in nowhere: in one round
+    /// somebody answered at every address, and on each the one side did not trust the other
+    /// ([`DialError::is_distrust`]). As long as anyone may still turn up at an address, and once
+    /// this link had a connection, it waits for ever.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn shut_out(&self) -> DialError {
+        let mut verdict = self.shut_out.clone();
+        match verdict.wait_for(Option::is_some).await.map(|verdict| verdict.clone()) {
+            Ok(Some(e)) => e,
+            // The link's task has ended, which `connected` tells.
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Link {
@@ -93,6 +119,9 @@ struct Keeper {
     expect: Role,
     out: watch::Sender<Option<Peer>>,
     last_error: Arc<Mutex<Option<DialError>>>,
+    /// What [`Link::shut_out`] waits for.
+    verdict: watch::Sender<Option<DialError>>,
+    was_connected: bool,
 }
 
 impl Keeper {
@@ -101,7 +130,9 @@ impl Keeper {
         loop {
             let (address, peer) = self.connect(&mut delays).await;
             let since = Instant::now();
+            self.was_connected = true;
             self.set_error(None);
+            self.verdict.send_replace(None);
             self.out.send_replace(Some(peer.clone()));
             self.watch_over(&address, &peer).await;
             self.out.send_replace(None);
@@ -116,6 +147,9 @@ impl Keeper {
     /// Goes round the addresses until one answers.
     async fn connect(&mut self, delays: &mut impl Iterator<Item = Duration>) -> (String, Peer) {
         loop {
+            if self.addresses.has_changed().is_ok_and(|changed| changed) {
+                self.verdict.send_replace(None);
+            }
             let addresses = self.addresses.borrow_and_update().clone();
             tokio::select! {
                 found = self.round(&addresses) => {
@@ -135,12 +169,20 @@ impl Keeper {
 
     /// One attempt at each address in turn.
     async fn round(&self, addresses: &[String]) -> Option<(String, Peer)> {
+        let mut distrusted = None;
+        let mut everywhere = true;
         for address in addresses {
             match self.dialer.dial(address, self.expect, ATTEMPT).await {
                 Ok(peer) => return Some((address.clone(), peer)),
-                Err(e) => self.set_error(Some(e)),
+                Err(e) => {
+                    everywhere &= e.is_distrust();
+                    distrusted = Some(e.clone());
+                    self.set_error(Some(e));
+                }
             }
         }
+        let settled = everywhere && !self.was_connected;
+        self.verdict.send_replace(distrusted.filter(|_| settled));
         None
     }
 
