@@ -17,7 +17,7 @@ use ringway_proto::{
 
 use super::copy::Copy;
 use super::delivery::{Frame, Right, Tally};
-use super::hosted::{CopyNext, Hosted};
+use super::hosted::{CopyNext, HeldOpen, Hosted};
 use super::queue::{Append, Queue, StoredBatch, stale};
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
@@ -261,7 +261,8 @@ impl Host {
     }
 
     /// Decides anew about what waited for a seal, if it is lifted: batches in their order, then
-    /// acks, then opens, which may list what the acks are about.
+    /// acks, then opens, which may list what those acks are about, each followed by what came after
+    /// it.
     fn release(&mut self, now: Time, id: QueueId, out: &mut Vec<Action>) {
         let (routing, rules) = (self.routing, self.rules);
         let Some(hosted) = self.hosted.get_mut(&id) else { return };
@@ -274,9 +275,14 @@ impl Host {
         }
         let opens = hosted.take_held_opens();
         self.unwritten.extend(hosted.rights.keys());
-        for (stream, request) in opens {
-            if let Err(refusal) = self.open_right(now, stream, &request, out) {
-                out.push(Action::Close { stream, refusal: Some(refusal) });
+        for HeldOpen { stream, request, frames } in opens {
+            match self.open_right(now, stream, &request, out) {
+                Ok(()) => {
+                    for frame in &frames {
+                        self.frame(now, stream, request.right, request.epoch, frame, out);
+                    }
+                }
+                Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
             }
         }
     }
@@ -578,8 +584,12 @@ impl Host {
         out: &mut Vec<Action>,
     ) -> Tally {
         let rules = self.rules;
-        let frozen = self.hosted.get(&id.queue).is_some_and(Hosted::is_frozen);
-        let Some(right) = self.right_mut(&id) else { return Tally::default() };
+        let Some(hosted) = self.hosted.get_mut(&id.queue) else { return Tally::default() };
+        if hosted.hold_frame(stream, &id, frame, out) {
+            return Tally::default();
+        }
+        let frozen = hosted.is_frozen();
+        let Some(right) = hosted.rights.get_mut(&id) else { return Tally::default() };
         if let Frame::Ack(acks) = frame
             && frozen
         {

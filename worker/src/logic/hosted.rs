@@ -13,7 +13,7 @@ use ringway_proto::{
 };
 
 use super::ages::Ages;
-use super::delivery::Right;
+use super::delivery::{Frame, Right};
 use super::queue::{Queue, stale};
 use super::{Action, Rules, StreamId};
 use crate::records::ControlRecord;
@@ -34,6 +34,22 @@ pub enum CopyNext {
     Over(Refusal),
 }
 
+/// An open that waits for a seal to be lifted, and what its holder said behind it: it is about the
+/// messages that the open lists, so it cannot go first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldOpen {
+    /// The stream.
+    pub stream: StreamId,
+    /// The open.
+    pub request: OpenRight,
+    /// What came after it on that stream, in order.
+    pub frames: Vec<Frame>,
+}
+
+/// How many frames an open that waits keeps. Beyond that its stream is ended, and the holder lists
+/// everything when it opens again.
+const HELD_FRAMES: usize = 1024;
+
 /// A queue of this worker.
 #[derive(Clone, Debug)]
 pub struct Hosted {
@@ -46,7 +62,7 @@ pub struct Hosted {
     /// When its messages arrived.
     pub ages: Ages,
     /// Opens that wait for a seal to be lifted, the newest of each right.
-    held_opens: BTreeMap<RightId, (StreamId, OpenRight)>,
+    held_opens: BTreeMap<RightId, HeldOpen>,
 }
 
 impl Hosted {
@@ -307,15 +323,39 @@ impl Hosted {
     /// Keeps an open while the queue is frozen, for its acks must not be applied and what it does
     /// not list would be sent again.
     pub fn hold_open(&mut self, stream: StreamId, request: &OpenRight, out: &mut Vec<Action>) {
-        let older = self.held_opens.insert(request.right, (stream, request.clone()));
-        if let Some((stream, _)) = older {
-            out.push(Action::Close { stream, refusal: None });
+        let request = request.clone();
+        let right = request.right;
+        let open = HeldOpen { stream, request, frames: Vec::new() };
+        if let Some(older) = self.held_opens.insert(right, open) {
+            out.push(Action::Close { stream: older.stream, refusal: None });
         }
+    }
+
+    /// Keeps what came on the stream of an open that waits. False when that is another stream.
+    pub fn hold_frame(
+        &mut self,
+        stream: StreamId,
+        right: &RightId,
+        frame: &Frame,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let Some(open) = self.held_opens.get_mut(right).filter(|open| open.stream == stream) else {
+            return false;
+        };
+        if open.frames.len() < HELD_FRAMES {
+            open.frames.push(frame.clone());
+        } else {
+            self.held_opens.remove(right);
+            let text = format!("queue {} is being moved; open the right again", self.queue.name);
+            let refusal = Some(Refusal::new(Code::NotYet, text));
+            out.push(Action::Close { stream, refusal });
+        }
+        true
     }
 
     /// A stream has ended.
     pub fn closed(&mut self, stream: StreamId, right: &RightId) {
-        if self.held_opens.get(right).is_some_and(|(held, _)| *held == stream) {
+        if self.held_opens.get(right).is_some_and(|open| open.stream == stream) {
             self.held_opens.remove(right);
         }
         if let Some(right) = self.rights.get_mut(right) {
@@ -324,7 +364,7 @@ impl Hosted {
     }
 
     /// The opens that waited.
-    pub fn take_held_opens(&mut self) -> Vec<(StreamId, OpenRight)> {
+    pub fn take_held_opens(&mut self) -> Vec<HeldOpen> {
         std::mem::take(&mut self.held_opens).into_values().collect()
     }
 
@@ -361,7 +401,7 @@ impl Hosted {
         for right in self.rights.values_mut() {
             right.close(&refusal, out);
         }
-        for (stream, _) in self.take_held_opens() {
+        for HeldOpen { stream, .. } in self.take_held_opens() {
             out.push(Action::Close { stream, refusal: Some(refusal.clone()) });
         }
     }

@@ -201,10 +201,14 @@ impl Side {
 
     /// The ack is applied; nothing but a seal writes it.
     fn ack(&mut self, number: u64, first: u64, end: u64) {
+        self.ack_on(1, number, first, end);
+    }
+
+    fn ack_on(&mut self, open: u64, number: u64, first: u64, end: u64) {
         let acks =
-            Ranges { open: OpenNumber(1), number, ranges: vec![OffsetRange::new(first, end)] };
+            Ranges { open: OpenNumber(open), number, ranges: vec![OffsetRange::new(first, end)] };
         let mut out = Vec::new();
-        self.host.frame(Time(0), 1, right(), Epoch(1), &Frame::Ack(acks), &mut out);
+        self.host.frame(Time(0), open, right(), Epoch(1), &Frame::Ack(acks), &mut out);
         self.act(out);
     }
 
@@ -407,6 +411,33 @@ fn what_comes_after_the_seal_waits_for_the_unseal_or_the_next_primary() {
     };
     assert_eq!(a.out.iter().filter(|x| gone(x)).count(), 4, "two appends, two streams");
     assert_eq!(a.confirmed(), [0; 0]);
+}
+
+/// The primary starts again sealed and knows nothing of what is in flight; the open that lists it
+/// waits. An ack of it that follows on the same stream must not be passed over and then confirmed
+/// by the next one.
+#[test]
+fn what_follows_an_open_that_waits_is_applied_behind_it() {
+    let mut a = Side::primary();
+    a.step(seal(3, 1));
+    let mut a = a.restarted();
+    a.open_right(2, vec![OffsetRange::new(0, 3)]).unwrap();
+    a.ack_on(2, 1, 0, 1);
+    a.ack_on(2, 2, 1, 2);
+    assert_eq!(a.floor(), Offset(0), "nothing is applied while it is sealed");
+    a.step(unseal(1));
+    assert_eq!(a.floor(), Offset(2));
+
+    let mut a = a.restarted();
+    a.step(seal(3, 2));
+    a.open_right(2, vec![OffsetRange::new(0, 3)]).unwrap();
+    for number in 1..=2000 {
+        a.ack_on(2, number, 0, 1);
+    }
+    let ended = |x: &Action| matches!(x, Action::Close { stream: 2, refusal: Some(_) });
+    assert!(a.out.iter().any(ended), "what an open that waits keeps is bounded");
+    a.step(unseal(2));
+    assert!(!a.out.iter().any(|x| matches!(x, Action::Opened { .. })));
 }
 
 /// 2b: a copy for an attempt that was given up is worth nothing, however whole it is.
