@@ -97,6 +97,9 @@ pub struct Host {
     /// The number of the last copy or question; each has one of its own.
     last_number: u64,
     removed: BTreeMap<QueueId, Epoch>,
+    /// What remains of a copy that was given up: the attempt at or below which it is not begun
+    /// again.
+    dropped: BTreeMap<QueueId, (Uuid, Attempt)>,
     /// Rights with acks or a floor to write, or acks to confirm.
     unwritten: BTreeSet<RightId>,
 }
@@ -113,6 +116,7 @@ impl Host {
             copies: BTreeMap::new(),
             last_number: 0,
             removed: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             unwritten: BTreeSet::new(),
         }
     }
@@ -203,6 +207,7 @@ impl Host {
                 {
                     self.forget_copy(queue, attempt, out);
                 }
+                self.note_dropped(queue, uuid, attempt);
                 out.push(Action::Tell(FromWorker::CopyDropped { queue, attempt }));
             }
             step => {
@@ -337,6 +342,10 @@ impl Host {
         if let Some(hosted) = self.hosted.get(queue) {
             return Some(format!("the queue is open here under epoch {}", hosted.queue.epoch()));
         }
+        let dropped = self.dropped.get(queue).filter(|(of, over)| of == uuid && attempt <= over);
+        if let Some((_, over)) = dropped {
+            return Some(format!("it is for attempt {attempt}, and {over} is over"));
+        }
         let newer =
             self.copies.get(queue).filter(|c| c.uuid() == *uuid && c.attempt() > *attempt)?;
         Some(format!("it is for attempt {attempt}, and the copy is for {}", newer.attempt()))
@@ -348,6 +357,13 @@ impl Host {
             out.push(Action::Forget(queue));
             let record = ControlRecord::CopyDropped { uuid: copy.uuid(), attempt };
             out.push(Action::Write { queue, record });
+        }
+    }
+
+    fn note_dropped(&mut self, queue: QueueId, uuid: Uuid, attempt: Attempt) {
+        let known = self.dropped.entry(queue).or_insert((uuid, attempt));
+        if known.0 != uuid || known.1 < attempt {
+            *known = (uuid, attempt);
         }
     }
 
@@ -747,7 +763,10 @@ impl Host {
                 copy.replay_copied(&snapshot)?;
                 return Ok(false);
             }
-            ControlRecord::CopyDropped { .. } => return Ok(self.copies.remove(&id).is_some()),
+            ControlRecord::CopyDropped { uuid, attempt } => {
+                self.note_dropped(id, uuid, attempt);
+                return Ok(self.copies.remove(&id).is_some());
+            }
             ControlRecord::Removed { epoch, .. } => {
                 self.hosted.remove(&id);
                 let remembered = self.removed.entry(id).or_default();
@@ -785,6 +804,11 @@ impl Host {
         for (id, epoch) in self.removed {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
                 host.removed.insert(id, epoch);
+            }
+        }
+        for (id, over) in self.dropped {
+            if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.dropped.insert(id, over);
             }
         }
         hosts

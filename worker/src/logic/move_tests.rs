@@ -477,6 +477,8 @@ fn a_dropped_copy_leaves_nothing_in_the_way_of_the_next() {
     for mut b in [b.restarted(), b] {
         assert!(b.host.held_copies().is_empty());
         assert_eq!(b.step(drop_copy(2)), [dropped(2)], "asked twice, answered alike");
+        b.step(copy(3, 2));
+        assert!(b.host.held_copies().is_empty(), "a late order begins nothing anew");
         b.step(copy(3, 3));
         b.copy_from(&a);
         assert_eq!(b.host.held_copies()[0].copied, Offset(3));
