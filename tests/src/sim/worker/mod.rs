@@ -270,13 +270,13 @@ impl Worker {
         let reader = Reader { stream, right, epoch, holder: holder.clone(), ended: false };
         live.readers.insert(at, reader);
         let time = ctx.local(self.pid);
+        // The acks of an open that waits for a seal are not applied now, and perhaps never here.
+        let waits = live.host.queue(right.queue).is_some_and(|queue| queue.is_frozen());
         match live.host.open_right(time, stream, &request, out) {
             Ok(()) => {
-                if !request.acks.is_empty() {
-                    ctx.note(What::Acked { right, epoch, holder: holder.clone() });
+                if !request.acks.is_empty() && !waits {
+                    ctx.note(What::Acked { right, epoch, holder });
                 }
-                let copy = self.copy_of(right.queue);
-                ctx.note(What::Opened { right, copy, epoch, holder });
             }
             Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
         }
@@ -343,6 +343,15 @@ impl Worker {
                 ctx.timer(self.pid, at, Timer::Wake);
             }
         }
+    }
+
+    /// Writes down that a right is open on this stream.
+    fn note_opened(&self, ctx: &mut Ctx, stream: StreamId) {
+        let Some(live) = &self.live else { return };
+        let reader = live.streams.get(&stream).and_then(|at| live.readers.get(at));
+        let Some(Reader { right, epoch, holder, .. }) = reader.cloned() else { return };
+        let copy = self.copy_of(right.queue);
+        ctx.note(What::Opened { right, copy, epoch, holder });
     }
 
     /// The epoch of its copy of a queue.

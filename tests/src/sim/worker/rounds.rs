@@ -38,6 +38,7 @@ impl Worker {
                 Action::Opened { stream, opened } => {
                     let bytes = codec::encode(&opened).unwrap_or_default();
                     live.send(ctx, stream, Kind::RightOpened, bytes);
+                    self.note_opened(ctx, stream);
                 }
                 Action::WindowSeen { stream, window } => {
                     live.send(ctx, stream, Kind::WindowSeen, window.encode());
