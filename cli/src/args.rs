@@ -171,18 +171,36 @@ Examples:
 Examples:
   ringway cluster status
   ringway cluster workers --json
+  ringway cluster drain w2
 
 "
     )]
     Cluster(ClusterCmd),
-    /// Show which queues would move, why, and what they wait for
+    /// Show which queues move, why, and what they wait for; or what would move
     #[command(before_help = "\
 Examples:
-  ringway plan
-  ringway plan --json
+  ringway plan                              what moves now
+  ringway plan --join w4 --weight 200       what would move if w4 came; nothing is changed
+  ringway plan --leave w2
+  ringway plan --list                       the plans that were made
+  ringway plan --replay                     compute them anew and compare
 
 ")]
-    Plan,
+    Plan(PlanArgs),
+    /// Show why a queue, or the right to read it, is where it is
+    #[command(before_help = "\
+Examples:
+  ringway explain orders/7                  its worker
+  ringway explain orders/7 --as billing     the member that reads it
+
+")]
+    Explain {
+        /// The queue, GROUP/NUMBER
+        queue: String,
+        /// The subscription whose right to it is meant
+        #[arg(long = "as", value_name = "NAME")]
+        subscription: Option<String>,
+    },
     /// Show which group a class goes to, and why
     #[command(before_help = "\
 Examples:
@@ -286,6 +304,9 @@ pub struct WorkerArgs {
     /// Its share of the queues; 100 is usual
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = weight())]
     pub weight: u32,
+    /// How fast it sends copies of its queues to other workers, in bytes per second of all together
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1024..))]
+    pub copy_bytes_per_second: u64,
     /// The zone that it stands in
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
@@ -403,6 +424,29 @@ pub enum AckArg {
     None,
 }
 
+/// `ringway plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// What if this worker joined, or had another weight
+    #[arg(long, value_name = "ID", conflicts_with_all = ["leave", "list", "replay"])]
+    pub join: Option<String>,
+    /// Its weight, with --join
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = weight())]
+    pub weight: u32,
+    /// What if this worker left
+    #[arg(long, value_name = "ID", conflicts_with_all = ["list", "replay"])]
+    pub leave: Option<String>,
+    /// List the plans that are kept, newest first
+    #[arg(long, conflicts_with = "replay")]
+    pub list: bool,
+    /// At most so many, with --list
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Compute kept plans anew, from this number on, and compare [without a number: all]
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "0")]
+    pub replay: Option<u64>,
+}
+
 /// `ringway group`.
 #[derive(Subcommand, Debug)]
 pub enum GroupCmd {
@@ -496,6 +540,21 @@ pub enum ClusterCmd {
     /// All workers
     #[command(before_help = "Examples:\n  ringway cluster workers --json\n\n")]
     Workers,
+    /// Move every queue away from a worker, so that it can be stopped for good
+    #[command(before_help = "\
+Examples:
+  ringway cluster drain w2
+  ringway cluster workers             says `drained: safe to stop` in the end
+  ringway cluster drain w2 --undo     give it queues again
+
+")]
+    Drain {
+        /// Its id
+        worker: String,
+        /// Give it queues again
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 /// `ringway tls`.
@@ -619,7 +678,9 @@ mod tests {
             "cluster",
             "cluster status",
             "cluster workers",
+            "cluster drain",
             "plan",
+            "explain",
             "route",
             "tls",
             "tls init",
@@ -664,6 +725,12 @@ mod tests {
             &["sub", "a.>", "--as", "x", "--count", "0"],
             &["sub", "a.>", "--as", "x", "--idle-exit", "soon"],
             &["bind", "a.>"],
+            &["plan", "--join", "w4", "--leave", "w2"],
+            &["plan", "--join", "w4", "--weight", "0"],
+            &["plan", "--list", "--replay"],
+            &["plan", "--replay", "soon"],
+            &["explain"],
+            &["cluster", "drain"],
             &["bind", "--list", "a.>", "g"],
             &["up", "--workers", "0"],
             &["up", "--weight", "1001"],
@@ -673,6 +740,14 @@ mod tests {
             &["coordinator", "--data", "d", "--advertise", "host:0"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn replay_takes_a_number_or_none() {
+        for (line, from) in [(&["plan", "--replay"][..], 0), (&["plan", "--replay", "7"], 7)] {
+            let Cmd::Plan(args) = parse(line).unwrap().command else { panic!("{line:?}") };
+            assert_eq!(args.replay, Some(from));
         }
     }
 

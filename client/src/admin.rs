@@ -2,13 +2,14 @@
 //! the plain data that the command line prints. It owns how an answer is read; the rules are the
 //! coordinator's.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_proto::admin::{
-    AdminRequest, AdminResponse, BindingInfo, ClusterStatus, GroupInfo, MemberInfo, PlanInfo,
-    QueueInfo, QueueLag, RightInfo, RouteInfo, SubscriptionInfo, WorkerInfo, WorkerRequest,
-    WorkerResponse,
+    AdminRequest, AdminResponse, BindingInfo, ClusterStatus, Explanation, GroupInfo, MemberInfo,
+    PlanChange, PlanInfo, PlanSummary, QueueInfo, QueueLag, ReplayInfo, RightInfo, RouteInfo,
+    SubscriptionInfo, WorkerInfo, WorkerRequest, WorkerResponse,
 };
 use ringway_proto::net::{Peer, RpcError};
 use ringway_proto::refusal::spoken;
@@ -193,8 +194,9 @@ impl Admin {
     pub async fn lag(&self, name: &str) -> Result<Lag, AdminError> {
         let (subscription, _, _) = self.subscription(name).await?;
         let router = self.client.routes.current();
-        let workers: Vec<WorkerId> =
-            router.routing().workers.iter().map(|w| w.id.clone()).collect();
+        // A worker without queues knows of none, and may be gone for good.
+        let queues = router.routing().groups.iter().flat_map(|group| &group.queues);
+        let workers: BTreeSet<WorkerId> = queues.filter_map(|q| q.primary.clone()).collect();
         let asked: Vec<_> = workers
             .into_iter()
             .map(|worker| (worker.clone(), self.ask_worker(worker, subscription.id)))
@@ -250,6 +252,75 @@ impl Admin {
         answer!(self.ask(AdminRequest::Plan).await?, AdminResponse::Plan(plan) => plan)
     }
 
+    /// Empties a worker, or takes that back: every queue of it moves to others. Once its state is
+    /// `drained` it may be stopped for good.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn drain(&self, worker: &str, undo: bool) -> Result<WorkerInfo, AdminError> {
+        let worker = worker_id(worker)?;
+        let answer = self.ask(AdminRequest::Drain { worker, undo }).await?;
+        answer!(answer, AdminResponse::Draining(worker) => worker)
+    }
+
+    /// What would move if a worker joined with this weight, or came with another one. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn plan_join(&self, worker: &str, weight: u32) -> Result<PlanInfo, AdminError> {
+        let change = PlanChange::Join { worker: worker_id(worker)?, weight };
+        self.plan_if(change).await
+    }
+
+    /// What would move if a worker left. Changes nothing.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn plan_leave(&self, worker: &str) -> Result<PlanInfo, AdminError> {
+        self.plan_if(PlanChange::Leave { worker: worker_id(worker)? }).await
+    }
+
+    async fn plan_if(&self, change: PlanChange) -> Result<PlanInfo, AdminError> {
+        let answer = self.ask(AdminRequest::PlanIf { change }).await?;
+        answer!(answer, AdminResponse::Plan(plan) => plan)
+    }
+
+    /// The newest plans that are kept, newest first; at most 1,000.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn plans(&self, limit: u32) -> Result<Vec<PlanSummary>, AdminError> {
+        let answer = self.ask(AdminRequest::PlanList { limit }).await?;
+        answer!(answer, AdminResponse::Plans(plans) => plans)
+    }
+
+    /// Computes kept plans anew from their inputs, from this number on or all, and compares.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn plan_replay(&self, from: Option<u64>) -> Result<ReplayInfo, AdminError> {
+        let answer = self.ask(AdminRequest::PlanReplay { from }).await?;
+        answer!(answer, AdminResponse::Replayed(found) => found)
+    }
+
+    /// Why a queue (`GROUP/N`) is where it is, or with a subscription, why that one's right to it
+    /// is.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn explain(
+        &self,
+        queue: &str,
+        subscription: Option<&str>,
+    ) -> Result<Explanation, AdminError> {
+        let subscription = subscription.map(SubscriptionName::new).transpose();
+        let subscription = subscription.map_err(AdminError::Invalid)?;
+        let queue = queue.to_owned();
+        let answer = self.ask(AdminRequest::Explain { queue, subscription }).await?;
+        answer!(answer, AdminResponse::Explanation(explanation) => explanation)
+    }
+
     /// Any question, for those that have no call of their own.
     ///
     /// # Errors
@@ -264,6 +335,10 @@ impl Admin {
 
 fn group_name(name: &str) -> Result<GroupName, AdminError> {
     GroupName::new(name).map_err(AdminError::Invalid)
+}
+
+fn worker_id(id: &str) -> Result<WorkerId, AdminError> {
+    WorkerId::new(id).map_err(AdminError::Invalid)
 }
 
 /// The variant's name: what else was in the answer does not matter.

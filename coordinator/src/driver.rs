@@ -18,6 +18,7 @@ use ringway_proto::routing::Routing;
 use ringway_proto::{Code, Refusal, Time, codec};
 
 use crate::logic::machine::{Action, Effects, Input, Machine, ReplyTo};
+use crate::logic::plans::replay;
 use crate::logic::rows::Change;
 use crate::logic::sessions::Conn;
 use crate::metrics::Metrics;
@@ -250,6 +251,13 @@ fn act(running: &mut Running, action: Action) {
             if let Some(question) = running.questions.remove(&reply) {
                 // Whoever does not wait for the answer any more does not need it.
                 question.send(answer).ok();
+            }
+        }
+        Action::Replay { reply, plans } => {
+            if let Some(question) = running.questions.remove(&reply) {
+                let answer =
+                    move || question.send(Ok(AdminResponse::Replayed(replay(&plans)))).ok();
+                tokio::task::spawn_blocking(answer);
             }
         }
         Action::Close { conn, reason } => {

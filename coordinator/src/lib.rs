@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -135,7 +135,13 @@ impl Coordinator {
             Arc::new(Listener::bind(config.listen, &tls, &config.id, Limits::default())?);
 
         let start = Instant::now();
-        let setup = Setup { id: config.id, timing: config.timing, seed: rand::random() };
+        let epoch_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let setup = Setup {
+            id: config.id,
+            timing: config.timing,
+            epoch_ms: epoch_ms as u64,
+            seed: rand::random(),
+        };
         let machine = Machine::new(setup, rows, Time(0))?;
         let metrics = Metrics::new(machine.snapshot().moves)
             .map_err(|e| Refusal::new(Code::Internal, format!("metrics: {e}")))?;

@@ -19,6 +19,8 @@ pub struct Metrics {
     workers: IntGaugeVec,
     groups: IntGauge,
     queues: IntGaugeVec,
+    queue_moves: IntGaugeVec,
+    queue_move_seconds: Histogram,
     members: IntGaugeVec,
     rights: IntGaugeVec,
     plan_version: IntGauge,
@@ -56,6 +58,17 @@ impl Metrics {
                 "ringway_queues",
                 "Queues by state: serving, moving, waiting for their worker, unassigned.",
                 &["state"],
+            )?,
+            queue_moves: new.gauges(
+                "ringway_queue_moves",
+                "Queues on their way to another worker by phase: waiting for their turn, copying, \
+                 sealed, opening.",
+                &["phase"],
+            )?,
+            queue_move_seconds: new.histogram(
+                "ringway_queue_move_seconds",
+                "How long queues took to another worker, from the plan to the change of primary.",
+                prometheus::exponential_buckets(0.001, 4.0, 12)?,
             )?,
             members: new.gauges(
                 "ringway_members",
@@ -153,6 +166,9 @@ impl Metrics {
         for (name, count) in &state.queues {
             gauge(&self.queues, &[name], *count);
         }
+        for (phase, count) in &state.queue_moves {
+            gauge(&self.queue_moves, &[phase], *count);
+        }
         self.show_imbalance(&["queues", ""], state.balance);
         for subscription in &state.subscriptions {
             let name = subscription.name.as_str();
@@ -193,6 +209,7 @@ impl Metrics {
                     self.plan_seconds.observe(took.as_secs_f64());
                 }
                 Event::QueueMoved(reason) => moved("queue", reason),
+                Event::QueueMoveTook(took) => self.queue_move_seconds.observe(took.as_secs_f64()),
                 Event::RightMoved(reason) => moved("right", reason),
                 Event::Drained(took) => handover("drain", took),
                 Event::Raised(took) => handover("raise", took),
@@ -265,7 +282,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_a_help_text_and_a_name_of_its_own() {
-        let setup = Setup { id: "c1".into(), timing: Timing::default(), seed: 1 };
+        let setup = Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 0, seed: 1 };
         let machine = Machine::new(setup, Vec::new(), Time(0)).unwrap();
         let mut metrics = Metrics::new(0).unwrap();
         metrics.show(&machine.snapshot(), &[(Role::Client, 3)]);

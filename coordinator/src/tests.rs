@@ -73,6 +73,7 @@ fn register(name: &str) -> FromWorker {
         weight: 100,
         zone: None,
         queues: Vec::new(),
+        copies: Vec::new(),
     })
 }
 

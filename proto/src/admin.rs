@@ -64,6 +64,52 @@ pub enum AdminRequest {
     ClusterWorkers,
     /// The plan of queues as it stands, with what waits and why.
     Plan,
+    /// Move every queue away from a worker, or take that back.
+    Drain {
+        /// The worker.
+        worker: WorkerId,
+        /// Give it queues again.
+        undo: bool,
+    },
+    /// What would move if a worker joined, came with another weight, or left. Changes nothing.
+    PlanIf {
+        /// The change to think through.
+        change: PlanChange,
+    },
+    /// Why a queue, or a consume right, is where it is, and why it moved last.
+    Explain {
+        /// The queue, `GROUP/N`.
+        queue: String,
+        /// The subscription whose right to that queue is meant; none means the queue.
+        subscription: Option<SubscriptionName>,
+    },
+    /// The plans that are kept, newest first.
+    PlanList {
+        /// At most so many.
+        limit: u32,
+    },
+    /// Compute kept plans anew from their inputs, and compare.
+    PlanReplay {
+        /// From this number on; none means all that are kept.
+        from: Option<u64>,
+    },
+}
+
+/// A change of the workers that a plan can be asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum PlanChange {
+    /// A worker joins, or has another weight.
+    Join {
+        /// The worker.
+        worker: WorkerId,
+        /// Its weight.
+        weight: u32,
+    },
+    /// A worker leaves.
+    Leave {
+        /// The worker.
+        worker: WorkerId,
+    },
 }
 
 /// What the coordinator answers.
@@ -120,6 +166,103 @@ pub enum AdminResponse {
     Workers(Vec<WorkerInfo>),
     /// The plan of queues.
     Plan(PlanInfo),
+    /// The worker is being drained, or not any more.
+    Draining(WorkerInfo),
+    /// Why something is where it is.
+    Explanation(Explanation),
+    /// Plans that are kept.
+    Plans(Vec<PlanSummary>),
+    /// What computing plans anew found.
+    Replayed(ReplayInfo),
+}
+
+/// Why a queue, or a right to it, is where it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The queue, `GROUP/N`.
+    pub queue: String,
+    /// Whose right to it is explained; none means the queue.
+    pub subscription: Option<SubscriptionName>,
+    /// The worker or member that has it.
+    pub owner: Option<String>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its state.
+    pub state: String,
+    /// The rank of the owner in the item's own order of preference, from 1; none without owner.
+    pub preference: Option<u32>,
+    /// How many items the owner has, and how many it may have.
+    pub held: u32,
+    /// How many it may have by its weight.
+    pub quota: u32,
+    /// Why it is there, in a sentence.
+    pub because: String,
+    /// The last move: plan number, from, to, reason; none when it never moved.
+    pub last_move: Option<LastMove>,
+}
+
+/// The last move of a queue or right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastMove {
+    /// The plan that moved it.
+    pub plan: u64,
+    /// From where.
+    pub from: Option<String>,
+    /// To where.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A plan that is kept, in short.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlanSummary {
+    /// Its number.
+    pub number: u64,
+    /// The version of the planner that made it.
+    pub planner: u32,
+    /// What it is a plan of: `queues`, or the name of a subscription.
+    pub of: String,
+    /// When it was made, in milliseconds since 1970.
+    pub made_at_ms: u64,
+    /// How many nodes it had.
+    pub nodes: u32,
+    /// How many items it had.
+    pub items: u32,
+    /// How many of them it moved.
+    pub moves: u32,
+    /// The least that had to move.
+    pub lower_bound: u32,
+}
+
+/// What computing plans anew found.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReplayInfo {
+    /// Computed anew and found the same.
+    pub same: u32,
+    /// Computed anew and found different: their numbers.
+    pub different: Vec<u64>,
+    /// Made by another version of the planner, and not computed.
+    pub other_version: Vec<u64>,
+}
+
+/// A queue on its way from one worker to another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MovingInfo {
+    /// The queue, `GROUP/N`.
+    pub queue: String,
+    /// From which worker.
+    pub from: Option<WorkerId>,
+    /// To which worker.
+    pub to: WorkerId,
+    /// `waiting`, `copying`, `sealed`, `opening`.
+    pub phase: String,
+    /// Bytes of batches that the copy has.
+    pub copied_bytes: u64,
+    /// Bytes of batches that the original has, as last heard.
+    pub total_bytes: u64,
+    /// How long the rest of the copy takes at the present rate, in seconds, if that can be said.
+    pub eta_seconds: Option<u64>,
 }
 
 /// A group.
@@ -250,6 +393,9 @@ pub struct ClusterStatus {
     pub moves: u64,
     /// The least moves that the same changes could have needed.
     pub lower_bound: u64,
+    /// Queues on their way.
+    #[serde(default)]
+    pub moving: Vec<MovingInfo>,
 }
 
 /// A worker.
@@ -257,7 +403,7 @@ pub struct ClusterStatus {
 pub struct WorkerInfo {
     /// Its id.
     pub worker: WorkerId,
-    /// `up` or `down`.
+    /// `up`, `down`, `draining`, or `drained`: nothing is left on it, it may be stopped for good.
     pub state: String,
     /// Where it is reached.
     pub address: String,

@@ -73,6 +73,22 @@ pub struct HeldQueue {
     pub sealed: Option<Attempt>,
 }
 
+/// A copy of a queue on its way to this worker, said at registration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldCopy {
+    /// The queue.
+    pub queue: QueueId,
+    /// The identity of its log.
+    pub uuid: Uuid,
+    /// The attempt that it is copied for.
+    pub attempt: Attempt,
+    /// The offset behind the last message that is durable in the copy.
+    pub copied: Offset,
+    /// Whether the copy is whole: synced to the end of the sealed original.
+    #[serde(default)]
+    pub synced: bool,
+}
+
 /// First message of a worker on its session stream, at every (re)connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Register {
@@ -94,6 +110,9 @@ pub struct Register {
     pub zone: Option<String>,
     /// Every queue in its journal, tombstones excluded.
     pub queues: Vec<HeldQueue>,
+    /// Every copy in its journal that is not open yet.
+    #[serde(default)]
+    pub copies: Vec<HeldCopy>,
 }
 
 /// Worker to coordinator.
@@ -123,6 +142,39 @@ pub enum FromWorker {
         attempt: Attempt,
         /// The offset behind its last message: 0 for a queue that never accepted one.
         end: Offset,
+    },
+    /// How far a copy is: said when it begins, every 500 ms while it grows, and at once when it
+    /// comes close to its original's end. Answers [`ToWorker::CopyQueue`].
+    CopyProgress {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The offset behind the last message that is durable in the copy.
+        copied: Offset,
+        /// The offset behind the original's last durable message, as last heard.
+        end: Offset,
+        /// Bytes of batches copied in all.
+        copied_bytes: u64,
+        /// Bytes of batches of the original, as last heard.
+        total_bytes: u64,
+    },
+    /// The copy is durable up to the end of the sealed original, with everything else that is
+    /// known of the queue. Repeated at every registration while it holds ([`HeldCopy::synced`]).
+    CopySynced {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The offset behind the last message.
+        end: Offset,
+    },
+    /// The copy of this attempt, or of an older one, is gone. Answers [`ToWorker::DropCopy`].
+    CopyDropped {
+        /// The queue.
+        queue: QueueId,
+        /// The attempt.
+        attempt: Attempt,
     },
     /// The queue has messages and was asked to seal only if it has none: it goes on.
     SealDeclined {
@@ -186,6 +238,78 @@ pub struct OpenQueue {
     pub rights: Vec<RightEpoch>,
 }
 
+/// The default of [`ToWorker::SealQueue`]'s `only_if_empty`: what older coordinators mean.
+fn yes() -> bool {
+    true
+}
+
+/// Copy a queue from its primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyQueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// Its name, `GROUP/N`.
+    pub name: String,
+    /// The identity of its log.
+    pub uuid: Uuid,
+    /// The epoch that its primary has it open under. Refused (not answered) when the worker has
+    /// removed a copy under a later one.
+    pub epoch: Epoch,
+    /// The attempt to move it.
+    pub attempt: Attempt,
+    /// HOST:PORT of its primary.
+    pub from: String,
+}
+
+/// Asks a worker for the log of a queue that it leads; first frame of a stream between workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyFrom {
+    /// The queue.
+    pub queue: QueueId,
+    /// The identity of its log.
+    pub uuid: Uuid,
+    /// The attempt that the copy is for.
+    pub attempt: Attempt,
+    /// The offset of the first message that is wanted.
+    pub from: Offset,
+}
+
+/// How far the original of a copy is; sent first and then now and then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyState {
+    /// The offset behind its last durable message.
+    pub end: Offset,
+    /// Bytes of its batches.
+    pub total_bytes: u64,
+}
+
+/// All that is known of a sealed queue besides its batches; sent behind the batch that ends at
+/// `end`. The same whenever it is asked for, since a sealed queue does not change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopySealed {
+    /// The attempt that it is sealed for.
+    pub attempt: Attempt,
+    /// The offset behind the last message.
+    pub end: Offset,
+    /// The largest body that it accepts, in bytes.
+    pub max_body_bytes: u32,
+    /// The subscriptions that read it.
+    pub subscriptions: Vec<SubscriptionSetup>,
+    /// Their rights, with epochs, holders and cursors.
+    pub rights: Vec<CopiedRight>,
+}
+
+/// A right as it travels with its queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopiedRight {
+    /// The right, its epoch and its holder.
+    pub right: RightEpoch,
+    /// Everything below is acked or does not match.
+    pub floor: Offset,
+    /// What is acked above, in ascending ranges.
+    pub acked: Vec<OffsetRange>,
+}
+
 /// The epoch of a right, and who holds it under that epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RightEpoch {
@@ -209,13 +333,28 @@ pub enum ToWorker {
     Superseded,
     /// Be the primary of a queue.
     OpenQueue(OpenQueue),
-    /// Stop accepting messages for good if the queue never accepted one.
+    /// Stop accepting messages and acks for good.
     SealQueue {
         /// The queue.
         queue: QueueId,
         /// The epoch that it is open under; ignored under another.
         epoch: Epoch,
         /// The attempt to move it.
+        attempt: Attempt,
+        /// Decline if it ever accepted a message: there is no copy of it.
+        #[serde(default = "yes")]
+        only_if_empty: bool,
+    },
+    /// Copy a queue from its primary, to take it over when the copy is whole. Answered by
+    /// [`FromWorker::CopyProgress`] and in the end by [`FromWorker::CopySynced`].
+    CopyQueue(CopyQueue),
+    /// The attempt was given up: remove the copy, if it is of this attempt or of an older one.
+    DropCopy {
+        /// The queue.
+        queue: QueueId,
+        /// The log.
+        uuid: Uuid,
+        /// The newest attempt that was given up.
         attempt: Attempt,
     },
     /// The attempt was given up: accept messages again. Ignored unless sealed for this attempt

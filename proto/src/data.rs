@@ -393,6 +393,63 @@ impl Window {
     }
 }
 
+/// One batch of a queue that is copied, with all that its frame in the journal says of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyBatch {
+    /// The epoch under which it was accepted.
+    pub epoch: Epoch,
+    /// The offset of its first message.
+    pub base_offset: Offset,
+    /// Who published it.
+    pub producer: ProducerId,
+    /// The producer's session.
+    pub session: Session,
+    /// The sequence of the first message.
+    pub base_sequence: Sequence,
+    /// Messages in the batch.
+    pub count: u32,
+    /// When the primary accepted it.
+    pub appended_at: WallTime,
+    /// The encoded batch ([`crate::batch`]).
+    pub batch: Bytes,
+}
+
+impl CopyBatch {
+    const LEN: usize = 56;
+
+    /// The fixed header; the batch follows it in the frame.
+    #[must_use]
+    pub fn header(&self) -> Bytes {
+        let mut b = BytesMut::with_capacity(Self::LEN);
+        b.put_u64_le(self.epoch.0);
+        b.put_u64_le(self.base_offset.0);
+        b.put_u128_le(self.producer.0);
+        b.put_u32_le(self.session.0);
+        b.put_u32_le(self.count);
+        b.put_u64_le(self.base_sequence.0);
+        b.put_u64_le(self.appended_at.0);
+        b.freeze()
+    }
+
+    /// Reads a payload of [`crate::frame::Kind::CopyBatch`]; the batch itself is not looked into.
+    ///
+    /// # Errors
+    /// [`Code::Protocol`] when it is too short.
+    pub fn decode(mut b: Bytes) -> Result<Self, Refusal> {
+        short("a copied batch", &b, Self::LEN)?;
+        Ok(Self {
+            epoch: Epoch(b.get_u64_le()),
+            base_offset: Offset(b.get_u64_le()),
+            producer: Uuid(b.get_u128_le()),
+            session: Session(b.get_u32_le()),
+            count: b.get_u32_le(),
+            base_sequence: Sequence(b.get_u64_le()),
+            appended_at: WallTime(b.get_u64_le()),
+            batch: b,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,6 +469,19 @@ mod tests {
         };
         let frame = Bytes::from([&append.header()[..], b"batch"].concat());
         assert_eq!(Append::decode(frame).unwrap(), append);
+
+        let copied = CopyBatch {
+            epoch: Epoch(3),
+            base_offset: Offset(9),
+            producer: Uuid(5),
+            session: Session(6),
+            base_sequence: Sequence(7),
+            count: 8,
+            appended_at: WallTime(10),
+            batch: Bytes::from_static(b"batch"),
+        };
+        let frame = Bytes::from([&copied.header()[..], b"batch"].concat());
+        assert_eq!(CopyBatch::decode(frame).unwrap(), copied);
 
         for outcome in [Ok(Offset(11)), Err(Refusal::new(Code::StaleRouting, "moved"))] {
             let answer = AppendAnswer {

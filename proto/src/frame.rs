@@ -51,6 +51,16 @@ pub enum Kind {
     Window = 40,
     /// The window that deliveries after this one obey ([`crate::data::Window`], sent back).
     WindowSeen = 41,
+    /// Copy a queue: first frame of a stream between workers (MessagePack
+    /// [`crate::control::CopyFrom`]).
+    CopyFrom = 48,
+    /// How far the source is (MessagePack [`crate::control::CopyState`]).
+    CopyState = 49,
+    /// One batch of the copied queue ([`crate::data::CopyBatch`]).
+    CopyBatch = 50,
+    /// The copied queue is sealed and this is all that is known of it besides its batches
+    /// (MessagePack [`crate::control::CopySealed`]).
+    CopySealed = 51,
 }
 
 impl Kind {
@@ -79,6 +89,10 @@ impl Kind {
             39 => Self::Nack,
             40 => Self::Window,
             41 => Self::WindowSeen,
+            48 => Self::CopyFrom,
+            49 => Self::CopyState,
+            50 => Self::CopyBatch,
+            51 => Self::CopySealed,
             other => {
                 return Err(Refusal::new(
                     Code::Unsupported,
@@ -94,7 +108,7 @@ impl Kind {
         match self {
             Self::Hello => MAX_HELLO_BYTES,
             Self::Ping | Self::Pong => 8,
-            Self::Append | Self::Deliver => MAX_FRAME_BYTES,
+            Self::Append | Self::Deliver | Self::CopyBatch => MAX_FRAME_BYTES,
             Self::Refused => 16 * 1024,
             Self::Appended | Self::AckConfirmed | Self::Window | Self::WindowSeen => 4096,
             Self::Ack | Self::HandedOut | Self::Return | Self::Nack => 128 * 1024,
@@ -102,7 +116,10 @@ impl Kind {
             | Self::Request
             | Self::Response
             | Self::OpenRight
-            | Self::RightOpened => MAX_CONTROL_BYTES,
+            | Self::RightOpened
+            | Self::CopyFrom
+            | Self::CopyState
+            | Self::CopySealed => MAX_CONTROL_BYTES,
         }
     }
 }

@@ -9,6 +9,7 @@ mod fences;
 mod flights;
 mod harness;
 mod metrics;
+mod move_queues;
 mod power_cut;
 mod publish;
 mod rebalance;

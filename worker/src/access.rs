@@ -12,6 +12,7 @@ pub(crate) enum Purpose {
     Publish,
     Deliver,
     Question,
+    Copy,
 }
 
 /// What a stream that begins with a frame of this kind is for.
@@ -24,6 +25,11 @@ pub(crate) fn purpose(role: Role, first: Kind) -> Result<Purpose, Refusal> {
         (Kind::Append, Role::Client | Role::Worker | Role::Coordinator) => Ok(Purpose::Publish),
         (Kind::OpenRight, Role::Client | Role::Worker | Role::Coordinator) => Ok(Purpose::Deliver),
         (Kind::Request, Role::Client | Role::Worker | Role::Coordinator) => Ok(Purpose::Question),
+        (Kind::CopyFrom, Role::Worker) => Ok(Purpose::Copy),
+        (Kind::CopyFrom, _) => {
+            Err(Refusal::new(Code::Forbidden, "only workers copy queues from each other")
+                .hint("subscribe to read what a queue holds"))
+        }
         (Kind::Control, _) => Err(Refusal::new(
             Code::Forbidden,
             "a worker takes orders only on its own link to the coordinator",
@@ -46,6 +52,14 @@ mod tests {
             assert_eq!(purpose(role, Kind::Control).unwrap_err().code, Code::Forbidden);
             assert_eq!(purpose(role, Kind::Ack).unwrap_err().code, Code::Protocol);
             assert_eq!(purpose(role, Kind::Append), Ok(Purpose::Publish));
+        }
+    }
+
+    #[test]
+    fn only_a_worker_copies_queues() {
+        assert_eq!(purpose(Role::Worker, Kind::CopyFrom), Ok(Purpose::Copy));
+        for role in [Role::Client, Role::Coordinator] {
+            assert_eq!(purpose(role, Kind::CopyFrom).unwrap_err().code, Code::Forbidden);
         }
     }
 }

@@ -80,6 +80,9 @@ pub struct Settings {
     pub stream_bytes: usize,
     /// A message that was handed out and is neither acked nor extended comes again after this.
     pub ack_timeout: Duration,
+    /// What all copies of queues to other workers may send together, in bytes per second. What is
+    /// left when a queue is sealed goes without a limit.
+    pub copy_bytes_per_second: u64,
     /// How long a shutdown waits for what was taken to be on disk.
     pub shutdown_wait: Duration,
 }
@@ -94,6 +97,7 @@ impl Default for Settings {
             stream_appends: 1024,
             stream_bytes: 32 << 20,
             ack_timeout: Duration::from_secs(30),
+            copy_bytes_per_second: 64 << 20,
             shutdown_wait: Duration::from_secs(5),
         }
     }

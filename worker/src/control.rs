@@ -147,9 +147,14 @@ impl Control {
         // Events from before this moment stay in the channel and follow the registration, so
         // that none falls between the two.
         // All or none: a queue that is not named here counts as not held.
-        let queues = self.shards.ask_all(Input::Held).await.map_err(NetError::Refused)?.concat();
+        let holdings = self.shards.ask_all(Input::Held).await.map_err(NetError::Refused)?;
+        let (mut queues, mut copies) = (Vec::new(), Vec::new());
+        for held in holdings {
+            queues.extend(held.queues);
+            copies.extend(held.copies);
+        }
         standing.open = queues.iter().map(|held| held.queue).collect();
-        let register = Register { queues, ..self.register.clone() };
+        let register = Register { queues, copies, ..self.register.clone() };
         writer.write_control(Kind::Control, &FromWorker::Register(register)).await?;
         loop {
             let queued = writer.queued_bytes();
@@ -194,7 +199,13 @@ impl Control {
                 return Ok(());
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt } => (queue, Step::Seal { epoch, attempt }),
+            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
+                (queue, Step::Seal { epoch, attempt, only_if_empty })
+            }
+            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
+            ToWorker::DropCopy { queue, uuid, attempt } => {
+                (queue, Step::DropCopy { uuid, attempt })
+            }
             ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => (queue, Step::Tombstone { uuid, epoch }),
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),

@@ -8,6 +8,7 @@ mod access;
 mod cache;
 mod config;
 mod control;
+mod copy;
 mod error;
 pub mod journal;
 pub mod logic;

@@ -21,6 +21,7 @@ use crate::logic::host::RightState;
 /// Kinds of orders that come under an older epoch.
 const OPEN_QUEUE: &str = "open_queue";
 const TOMBSTONE: &str = "tombstone";
+const COPY_QUEUE: &str = "copy_queue";
 
 /// Every metric of a worker.
 pub(crate) struct Metrics {
@@ -37,6 +38,8 @@ pub(crate) struct Metrics {
     pub backpressure_seconds: Counter,
     pub connections: IntGaugeVec,
     pub coordinator_connected: IntGauge,
+    pub copy_bytes: IntCounterVec,
+    pub publish_pause_seconds: Histogram,
     pub journal_sync_seconds: Histogram,
     pub journal_cut_bytes: IntCounter,
     journal_bytes: IntCounter,
@@ -162,6 +165,15 @@ impl Metrics {
                 "ringway_coordinator_connected",
                 "Whether the worker is registered with a coordinator (1) or not (0).",
             )?)?,
+            copy_bytes: make.counters(
+                "ringway_copy_bytes_total",
+                "Bytes of batches copied between workers: `in` when they are on disk, `out` when sent.",
+                &["direction"],
+            )?,
+            publish_pause_seconds: make.histogram(
+                "ringway_publish_pause_seconds",
+                "Time that a queue was sealed here, until it was served elsewhere or again here.",
+            )?,
             journal_sync_seconds: make
                 .histogram("ringway_journal_sync_seconds", "Duration of a sync of the journal.")?,
             journal_cut_bytes: make.counter(
@@ -201,7 +213,10 @@ impl Metrics {
         for role in ["client", "worker", "coordinator"] {
             made.connections.with_label_values(&[role]).set(0);
         }
-        for kind in ["open", "ack", OPEN_QUEUE, TOMBSTONE] {
+        for direction in ["in", "out"] {
+            made.copy_bytes.with_label_values(&[direction]).inc_by(0);
+        }
+        for kind in ["open", "ack", OPEN_QUEUE, TOMBSTONE, COPY_QUEUE] {
             made.fenced.with_label_values(&[kind]).inc_by(0);
         }
         Ok(made)
@@ -220,6 +235,7 @@ impl Metrics {
         let kind = match order {
             LateOrder::OpenQueue => OPEN_QUEUE,
             LateOrder::Tombstone => TOMBSTONE,
+            LateOrder::CopyQueue => COPY_QUEUE,
         };
         self.fenced.with_label_values(&[kind]).inc();
     }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use ringway_proto::codec;
-use ringway_proto::control::SubscriptionSetup;
+use ringway_proto::control::{CopySealed, SubscriptionSetup};
 use ringway_proto::data::OffsetRange;
 use ringway_proto::{Attempt, Epoch, Holder, Offset, Refusal, RightId, Uuid};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,27 @@ pub enum ControlRecord {
         floor: Offset,
         /// What was acked beyond what earlier records say.
         ranges: Vec<OffsetRange>,
+    },
+    /// The queue is copied here from its primary; the batches that follow are those of the
+    /// original. What an earlier attempt copied stays, what it knew of the readers does not.
+    Copying {
+        /// The identity of the log.
+        uuid: Uuid,
+        /// `GROUP/N`.
+        name: String,
+        /// The epoch that the original was open under when the copy was ordered.
+        epoch: Epoch,
+        /// The attempt to move the queue.
+        attempt: Attempt,
+    },
+    /// The copy is whole, and this is what is known of the queue besides its batches.
+    Copied(CopySealed),
+    /// The copy is gone, and nothing stays of it: another may come under any attempt.
+    CopyDropped {
+        /// The log.
+        uuid: Uuid,
+        /// The newest attempt that was given up.
+        attempt: Attempt,
     },
 }
 

@@ -7,7 +7,8 @@ use ringway_proto::{Code, QueueId, Refusal};
 
 use crate::journal::{FrameHeader, Kind, Location, QueueIndex};
 use crate::logic::Rules;
-use crate::logic::host::{Host, StoredBatch};
+use crate::logic::host::Host;
+use crate::logic::queue::StoredBatch;
 use crate::records::ControlRecord;
 
 /// Where the batches of each queue are.
@@ -47,6 +48,7 @@ impl Replay {
                     session: header.session,
                     base_sequence: header.sequence,
                     appended_at: header.appended_at,
+                    bytes: header.body_len,
                 };
                 self.host.replay_batch(&batch)?;
                 let index = self.indexes.entry(header.queue).or_default();

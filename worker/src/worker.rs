@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Settings};
 use crate::control::Control;
+use crate::copy::source::Source;
 use crate::error::StartError;
 use crate::journal::{Journal, Options};
 use crate::logic::Rules;
@@ -74,8 +75,11 @@ impl Worker {
 
         let (events_out, events) = mpsc::unbounded_channel();
         let (fail, failed) = watch::channel(None);
-        let parts = |inputs, host, indexes| Parts {
+        let dialer = Dialer::new(ClientTls::from_server(&tls), config.id.as_str());
+        let parts = |inputs, mailbox, host, indexes| Parts {
             inputs,
+            mailbox,
+            dialer: dialer.clone(),
             host,
             indexes,
             journal: journal.clone(),
@@ -95,14 +99,19 @@ impl Worker {
             settings: config.settings,
             routing: Arc::clone(&routing),
             next_stream: AtomicU64::new(1),
+            source: Source::new(
+                shards.clone(),
+                journal.clone(),
+                Arc::clone(&metrics),
+                config.settings.copy_bytes_per_second,
+            ),
         };
         tasks.0.push(tokio::spawn(serve(Arc::clone(&listener), Arc::new(shared), watch_alive)));
 
         let address = listener.local_addr();
         let ready = Arc::new(AtomicBool::new(false));
-        let dialer = Dialer::new(ClientTls::from_server(&tls), config.id.as_str());
         let control = Control {
-            link: Link::to(dialer, config.coordinators.clone(), Role::Coordinator),
+            link: Link::to(dialer.clone(), config.coordinators.clone(), Role::Coordinator),
             shards: shards.clone(),
             events,
             metrics: Arc::clone(&metrics),
@@ -185,6 +194,12 @@ fn check(config: &Config) -> Result<(), StartError> {
             "name one with --coordinator HOST:PORT",
         );
     }
+    if config.settings.copy_bytes_per_second < 1024 {
+        return refuse(
+            format!("copies at {} bytes a second", config.settings.copy_bytes_per_second),
+            "copy_bytes_per_second is at least 1,024",
+        );
+    }
     let Settings { shards, mailbox, stream_appends, stream_bytes, .. } = config.settings;
     if shards == 0 || mailbox == 0 || stream_appends == 0 || stream_bytes < 64 * 1024 {
         return refuse(
@@ -232,15 +247,18 @@ fn start_shards(
     settings: &Settings,
     host: Host,
     mut indexes: Indexes,
-    parts: impl Fn(mpsc::Receiver<Input>, Host, Indexes) -> Parts,
+    parts: impl Fn(mpsc::Receiver<Input>, mpsc::WeakSender<Input>, Host, Indexes) -> Parts,
     tasks: &mut Tasks,
 ) -> Shards {
     let of = |queue| shard_of(queue, settings.shards);
     let mut mailboxes = Vec::new();
     for host in host.split(settings.shards, of) {
-        let mine = host.queues().filter_map(|(queue, _)| indexes.remove_entry(&queue)).collect();
+        let queues = host.queues().map(|(queue, _)| queue);
+        let copies = host.copies().map(|(queue, _)| queue);
+        let mine = queues.chain(copies).filter_map(|queue| indexes.remove_entry(&queue)).collect();
         let (mailbox, inputs) = mpsc::channel(settings.mailbox);
-        tasks.0.push(tokio::spawn(Shard::new(parts(inputs, host, mine)).run()));
+        let parts = parts(inputs, mailbox.downgrade(), host, mine);
+        tasks.0.push(tokio::spawn(Shard::new(parts).run()));
         mailboxes.push(mailbox);
     }
     Shards::new(mailboxes)
@@ -256,6 +274,7 @@ fn register(config: &Config, address: SocketAddr, journal: &Journal) -> Register
         weight: config.weight,
         zone: config.zone.clone(),
         queues: Vec::new(),
+        copies: Vec::new(),
     }
 }
 

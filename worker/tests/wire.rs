@@ -331,7 +331,14 @@ async fn a_raise_fences_the_older_stream_and_a_new_registration_tells_all() {
     let late = Ranges { open: OpenNumber(1), number: 1, ranges: vec![OffsetRange::new(0, 1)] };
     let _ = to.write(Kind::Ack, &[late.encode()]).await;
 
-    session.say(ToWorker::SealQueue { queue: queue(), epoch: Epoch(1), attempt: Attempt(1) }).await;
+    session
+        .say(ToWorker::SealQueue {
+            queue: queue(),
+            epoch: Epoch(1),
+            attempt: Attempt(1),
+            only_if_empty: true,
+        })
+        .await;
     let sealed = FromWorker::Sealed { queue: queue(), attempt: Attempt(1), end: Offset(0) };
     assert_eq!(session.hear().await, sealed);
     assert!(worker.is_ready());

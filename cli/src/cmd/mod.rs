@@ -5,6 +5,7 @@ pub mod bind;
 pub mod cluster;
 pub mod coordinator;
 pub mod demo;
+pub mod explain;
 pub mod group;
 pub mod plan;
 pub mod publish;
@@ -66,7 +67,10 @@ pub async fn run(command: Cmd, context: &Context) -> Result<(), Failure> {
         Cmd::Bind(args) => bind::run(args, context).await,
         Cmd::Subscription(command) => subscription::run(command, context).await,
         Cmd::Cluster(command) => cluster::run(command, context).await,
-        Cmd::Plan => plan::run(context).await,
+        Cmd::Plan(args) => plan::run(args, context).await,
+        Cmd::Explain { queue, subscription } => {
+            explain::run(&queue, subscription.as_deref(), context).await
+        }
         Cmd::Route { class } => route::run(&class, context).await,
         Cmd::Tls(command) => tls::run(&command, context),
     }

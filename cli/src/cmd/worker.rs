@@ -32,6 +32,7 @@ pub async fn run(args: WorkerArgs, context: &Context) -> Result<(), Failure> {
     config.http = Some(http.address().to_string());
     config.weight = args.weight;
     config.zone = args.zone;
+    config.settings.copy_bytes_per_second = args.copy_bytes_per_second;
     let workers = [Worker::start(config).await.map_err(|e| worker_failed(&e))?];
     let [worker] = &workers;
     let ready = Arc::new(AtomicBool::new(false));

@@ -8,6 +8,7 @@ pub mod history;
 pub mod machine;
 pub mod placement;
 pub mod plan;
+pub mod plans;
 pub mod rights;
 pub mod rows;
 pub mod sessions;

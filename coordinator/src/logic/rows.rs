@@ -10,6 +10,8 @@ use ringway_proto::{
     RoutingVersion, SubscriptionId, Uuid, WorkerId,
 };
 
+pub use super::plans::PlanRow;
+
 /// The one row of numbers that count for the cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Meta {
@@ -93,6 +95,9 @@ pub struct WorkerRow {
     pub zone: Option<String>,
     /// Whether its session has not lapsed.
     pub up: bool,
+    /// Whether it is to be emptied: plans treat it as having left.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// Why a queue or a right moves, as the metrics tell it.
@@ -125,6 +130,22 @@ impl MoveReason {
     }
 }
 
+/// How far a move of a queue has come. Each step is stored before anyone is told of it, so that
+/// the limits of what goes on at once hold over restarts too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveStep {
+    /// The queue never accepted a message: its primary seals it if that is still so.
+    #[default]
+    Empty,
+    /// It has messages, and its turn to be copied has not come.
+    Waiting,
+    /// Its new primary copies it.
+    Copying,
+    /// The copy is close: the old primary seals the queue, the new one copies the rest.
+    Sealing,
+}
+
 /// A move of a queue that is under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moving {
@@ -136,6 +157,17 @@ pub struct Moving {
     pub reason: String,
     /// Why, for metrics.
     pub label: MoveReason,
+    /// How far it has come.
+    #[serde(default)]
+    pub step: MoveStep,
+}
+
+impl Moving {
+    /// Whether the new primary was told to copy.
+    #[must_use]
+    pub fn has_copy(&self) -> bool {
+        matches!(self.step, MoveStep::Copying | MoveStep::Sealing)
+    }
 }
 
 /// A queue.
@@ -149,7 +181,7 @@ pub struct QueueRow {
     pub epoch: Epoch,
     /// Who orders and serves it.
     pub primary: Option<WorkerId>,
-    /// Whether it ever accepted a message: then it stays where it is.
+    /// Whether it ever accepted a message: then it moves only with its data.
     pub has_data: bool,
     /// The newest attempt to move it that was made or given up.
     pub attempt: Attempt,
@@ -257,6 +289,8 @@ pub enum Row {
     Member(MemberRow),
     /// A right.
     Right(RightRow),
+    /// A plan that was made.
+    Plan(PlanRow),
 }
 
 /// What names a row.
@@ -284,6 +318,8 @@ pub enum Key {
     Member(SubscriptionId, MemberId),
     /// A right.
     Right(RightId),
+    /// A plan that was made.
+    Plan(u64),
 }
 
 impl Row {
@@ -302,6 +338,7 @@ impl Row {
             Self::Grave(row) => Key::Grave(row.worker.clone(), row.queue),
             Self::Member(row) => Key::Member(row.subscription, row.member.clone()),
             Self::Right(row) => Key::Right(row.id),
+            Self::Plan(row) => Key::Plan(row.number),
         }
     }
 }

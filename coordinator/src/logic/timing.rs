@@ -20,6 +20,10 @@ pub struct Timing {
     pub reconnect_allowance: Duration,
     /// After how long an unanswered step is said again on the same connection.
     pub repeat: Duration,
+    /// How long a copy waits for a worker whose session has lapsed before its move is given up.
+    pub move_patience: Duration,
+    /// How long a queue may be sealed before its move is given up: publishes to it wait.
+    pub seal_patience: Duration,
 }
 
 impl Default for Timing {
@@ -33,6 +37,8 @@ impl Default for Timing {
             // An attempt that began too early lasts 2 s, and the pause behind it up to 1 s.
             reconnect_allowance: Duration::from_secs(3),
             repeat: Duration::from_secs(2),
+            move_patience: Duration::from_secs(10),
+            seal_patience: Duration::from_secs(10),
         }
     }
 }

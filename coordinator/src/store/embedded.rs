@@ -162,25 +162,31 @@ fn check_format(dir: &Path) -> Result<(), StoreError> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            // Written whole or not at all: half a number would be another one.
-            let draft = dir.join("format.new");
-            let mut file = File::create(&draft).map_err(unusable)?;
-            writeln!(file, "{FORMAT}").map_err(unusable)?;
-            file.sync_all().map_err(unusable)?;
-            fs::rename(&draft, &path).map_err(unusable)?;
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(unusable)?;
-            return Ok(());
+            return write_format(dir, &path).map_err(unusable);
         }
         Err(e) => return Err(unusable(e)),
     };
     match text.trim().parse::<u32>() {
         Ok(found) if found > FORMAT => Err(StoreError::DataNewer { dir: dir.to_owned(), found }),
-        Ok(_) => Ok(()),
+        Ok(FORMAT) => Ok(()),
+        // Every row of an older format is one of this format too.
+        Ok(_) => write_format(dir, &path).map_err(unusable),
         Err(_) => Err(StoreError::Damaged {
             dir: dir.to_owned(),
             cause: "the file `format` holds no number".to_owned(),
         }),
     }
+}
+
+/// Says which format the directory is in. Written whole or not at all: half a number would be
+/// another one.
+fn write_format(dir: &Path, path: &Path) -> io::Result<()> {
+    let draft = dir.join("format.new");
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(dir)?.sync_all()
 }
 
 fn opening_failed(dir: &Path, e: redb::DatabaseError) -> StoreError {
@@ -268,6 +274,14 @@ mod tests {
         assert_eq!(refusal.code, Code::DataNewer);
         assert!(refusal.text.contains("format 3"), "{refusal}");
         assert!(!dir.path().join("coordinator.redb").exists());
+    }
+
+    #[test]
+    fn data_of_an_older_version_is_taken_over_and_marked_as_of_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("format"), "1\n").unwrap();
+        assert_eq!(Embedded::open(dir.path()).unwrap().load().unwrap(), []);
+        assert_eq!(fs::read_to_string(dir.path().join("format")).unwrap(), "2\n");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::logic::rows::{Change, Key, Row};
 pub use embedded::Embedded;
 
 /// The version of the format in the data directory.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The version of one row.
 const ROW_VERSION: u8 = 1;
 
@@ -124,6 +124,7 @@ fn key_bytes(key: &Key) -> Vec<u8> {
         Key::Member(subscription, member) => {
             with(9, &[&subscription.0.to_be_bytes(), member.as_str().as_bytes()])
         }
+        Key::Plan(number) => with(11, &[&number.to_be_bytes()]),
         Key::Right(id) => with(
             10,
             &[

@@ -175,6 +175,7 @@ pub struct Cluster<'s> {
     scratch: &'s Scratch,
     tls: PathBuf,
     first_port: u16,
+    copy_rate: Option<String>,
     coordinator: Option<Process>,
     workers: Vec<Option<Process>>,
 }
@@ -186,21 +187,32 @@ impl<'s> Cluster<'s> {
         let tls = scratch.path(&format!("tls-{first_port}"));
         scratch.ringway(["tls", "init", &tls.to_string_lossy()]).ok();
         let workers = (0..workers).map(|_| None).collect();
-        Self { scratch, tls, first_port, coordinator: None, workers }
+        Self { scratch, tls, first_port, copy_rate: None, coordinator: None, workers }
+    }
+
+    /// Workers that start from now on send copies of queues at this many bytes per second.
+    pub fn set_copy_rate(&mut self, bytes: u32) {
+        self.copy_rate = Some(bytes.to_string());
     }
 
     /// All of it, with the queues served and spread evenly.
     pub fn start(scratch: &'s Scratch, workers: usize) -> Self {
         let mut cluster = Self::prepare(scratch, workers);
-        cluster.start_all();
-        cluster.wait_workers(workers);
-        let caller = cluster.caller();
-        scratch.until("the queues to be spread", || {
+        cluster.start_first(workers);
+        cluster
+    }
+
+    /// The coordinator and the first `n` workers, with the queues served and spread evenly.
+    pub fn start_first(&mut self, n: usize) {
+        self.start_coordinator();
+        (0..n).for_each(|worker| self.start_worker(worker));
+        self.wait_workers(n);
+        let caller = self.caller();
+        self.scratch.until("the queues to be spread", || {
             let counts: Vec<u64> = caller.queues_by_worker().into_values().collect();
             (counts.iter().max()? - counts.iter().min()? <= 1).then_some(())
         });
         caller.wait_serving();
-        cluster
     }
 
     /// Starts every process that does not run.
@@ -234,7 +246,11 @@ impl<'s> Cluster<'s> {
         let (listen, data) = (self.address(index + 1), data.to_string_lossy().into_owned());
         let args = ["worker", "--id", &id, "--listen", &listen, "--http", &listen, "--data", &data];
         let more = ["--coordinator", &self.address(0), "--tls-dir", &tls];
-        self.scratch.ringway([&args[..], &more].concat()).named(&id)
+        let run = self.scratch.ringway([&args[..], &more].concat()).named(&id);
+        match &self.copy_rate {
+            Some(rate) => run.env("RINGWAY_COPY_BYTES_PER_SECOND", rate),
+            None => run,
+        }
     }
 
     /// SIGKILL to the coordinator.
@@ -245,6 +261,11 @@ impl<'s> Cluster<'s> {
     /// SIGKILL to a worker.
     pub fn kill_worker(&mut self, index: usize) {
         self.workers[index].take().expect("a worker that runs").kill();
+    }
+
+    /// SIGTERM to a worker; it must end with exit code 0.
+    pub fn stop_worker(&mut self, index: usize) {
+        self.workers[index].take().expect("a worker that runs").stop();
     }
 
     /// SIGKILL to everything.

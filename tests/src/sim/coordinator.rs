@@ -61,6 +61,7 @@ impl Coordinator {
         let setup = Setup {
             id: "c1".to_owned(),
             timing: Timing::default(),
+            epoch_ms: 0,
             seed: u128::from(ctx.dice.roll()),
         };
         let machine = match Machine::new(setup, rows, ctx.local(self.pid)) {
@@ -305,6 +306,7 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
                 ctx.left("an administrator", &refusal);
             }
         }
+        Action::Replay { .. } => {}
         Action::Close { conn, .. } => ctx.close(conn, End::Acceptor),
     }
 }

@@ -46,6 +46,12 @@ impl Journal {
         self.sync();
     }
 
+    /// The frames that are durable.
+    #[must_use]
+    pub fn durable(&self) -> &[(FrameHeader, Bytes)] {
+        &self.frames[..self.durable]
+    }
+
     /// Every frame with its place.
     pub fn replay(&self) -> impl Iterator<Item = (&FrameHeader, Location, &[u8])> {
         self.frames.iter().enumerate().map(|(i, (header, body))| {

@@ -9,6 +9,7 @@ pub mod checks;
 mod client;
 mod clock;
 mod coordinator;
+mod copies;
 mod ctx;
 mod disk;
 mod dispatch;

@@ -157,6 +157,7 @@ impl World {
                 }
                 event => self.dispatch(event),
             }
+            self.copy_queues();
             while let Some(pid) = self.ctx.exits.pop() {
                 self.down(pid, false);
             }

@@ -43,6 +43,7 @@ pub struct OutOfOrder {
 pub struct QueueIndex {
     /// Ascending and without overlap; a gap is where messages are gone.
     entries: VecDeque<IndexEntry>,
+    bytes: u64,
 }
 
 impl QueueIndex {
@@ -57,6 +58,7 @@ impl QueueIndex {
             return Err(OutOfOrder { base, count, end });
         }
         self.entries.push_back(IndexEntry { base, count, at });
+        self.bytes += u64::from(at.body_len());
         Ok(())
     }
 
@@ -83,6 +85,12 @@ impl QueueIndex {
     #[must_use]
     pub fn end(&self) -> Offset {
         self.entries.back().map_or(Offset(0), IndexEntry::end)
+    }
+
+    /// Bytes of the batches.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// How many batches there are.

@@ -33,6 +33,14 @@ impl Cursor {
         self.above.iter().map(|(&first, &end)| OffsetRange { first, end })
     }
 
+    /// Everything that is done, in ascending ranges; a floor above 0 is the first of them.
+    #[must_use]
+    pub fn done(&self) -> Vec<OffsetRange> {
+        let below = OffsetRange { first: Offset(0), end: self.floor };
+        let below = (below.end > Offset(0)).then_some(below);
+        below.into_iter().chain(self.ranges()).collect()
+    }
+
     /// Whether the message at `at` is done.
     #[must_use]
     pub fn contains(&self, at: Offset) -> bool {

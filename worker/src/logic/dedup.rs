@@ -103,7 +103,7 @@ impl Dedup {
         durable: Offset,
     ) {
         let known = self.touch(producer, session);
-        known.next = Sequence(base.0 + u64::from(count));
+        known.next = Sequence(base.0.saturating_add(u64::from(count)));
         known.recent.push_back(Taken { base, count, at });
         while known.recent.get(WINDOW).is_some_and(|t| t.at < durable) {
             known.recent.pop_front();

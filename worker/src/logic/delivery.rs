@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use ringway_proto::batch::Batch;
-use ringway_proto::control::{OpenRight, RightEpoch, RightOpened};
+use ringway_proto::control::{CopiedRight, OpenRight, RightEpoch, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
 use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
 
@@ -58,8 +58,17 @@ pub struct Right {
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
+    /// Acks that came while the queue was sealed: not applied, and not confirmed.
+    held: Held,
     /// The floor that a restart finds. What was only passed over since is looked at again.
     written_floor: Offset,
+}
+
+/// Acks that wait for a seal to be lifted. No more than what is unsettled.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    acks: Cursor,
+    confirm: Option<(StreamId, AckConfirmed)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,8 +94,35 @@ impl Right {
             read: floor,
             unwritten: Cursor::default(),
             confirm: None,
+            held: Held::default(),
             written_floor: floor,
         }
+    }
+
+    /// A right as it came with its queue from another worker.
+    #[must_use]
+    pub fn from_copy(copied: &CopiedRight) -> Self {
+        let mut right = Self::new(copied.right.right, copied.floor);
+        right.raise(&copied.right, &mut Vec::new());
+        right.replay_acked(copied.floor, &copied.acked);
+        right
+    }
+
+    /// The right as it goes with its queue to another worker.
+    #[must_use]
+    pub fn to_copy(&self) -> CopiedRight {
+        let holder = self.holder.clone();
+        CopiedRight {
+            right: RightEpoch { right: self.id, epoch: self.epoch, holder },
+            floor: self.cursor.floor(),
+            acked: self.cursor.ranges().collect(),
+        }
+    }
+
+    /// How many ranges [`Right::to_copy`] has.
+    #[must_use]
+    pub fn acked_ranges(&self) -> usize {
+        self.cursor.ranges().count()
     }
 
     /// Its epoch.
@@ -149,6 +185,7 @@ impl Right {
         self.last_open = OpenNumber(0);
         self.revoked = false;
         self.confirm = None;
+        self.held = Held::default();
         self.flight.recall_all();
         true
     }
@@ -182,8 +219,7 @@ impl Right {
     /// flight was lost with the older stream and goes first.
     ///
     /// # Errors
-    /// [`Code::Fenced`] for an older epoch or another holder, [`Code::NotYet`] for a newer epoch,
-    /// [`Code::Protocol`] for an open that is not newer or lists too much.
+    /// As [`Right::may_open`].
     pub fn open(
         &mut self,
         now: Time,
@@ -243,7 +279,12 @@ impl Right {
         Ok(())
     }
 
-    fn may_open(&self, request: &OpenRight, rules: &Rules) -> Result<(), Refusal> {
+    /// Whether [`Right::open`] would open it.
+    ///
+    /// # Errors
+    /// [`Code::Fenced`] for an older epoch or another holder, [`Code::NotYet`] for a newer epoch,
+    /// [`Code::Protocol`] for an open that is not newer or lists too much.
+    pub fn may_open(&self, request: &OpenRight, rules: &Rules) -> Result<(), Refusal> {
         if request.epoch < self.epoch {
             return Err(
                 self.fenced(&format!("the right was asked for under epoch {}", request.epoch))
@@ -335,6 +376,41 @@ impl Right {
         Tally { acked, fenced: false }
     }
 
+    /// Keeps acks while the queue is sealed. They are neither applied nor confirmed, for the
+    /// snapshot may be at the next primary already; the member repeats them there. What they name
+    /// is not sent again meanwhile.
+    pub fn hold_ack(
+        &mut self,
+        stream: StreamId,
+        epoch: Epoch,
+        acks: &Ranges,
+        out: &mut Vec<Action>,
+    ) -> Tally {
+        if epoch != self.epoch {
+            let refusal = self.fenced(&format!("a stream of epoch {epoch}"));
+            out.push(Action::Close { stream, refusal: Some(refusal) });
+            return Tally { fenced: true, ..Tally::default() };
+        }
+        let named = self.flight.named(&acks.ranges);
+        for (at, known) in &named {
+            self.flight.put(*at, Unsettled { state: State::Delivered, ..*known });
+        }
+        for range in OffsetRange::collect(named.into_iter().map(|(at, _)| at)) {
+            self.held.acks.insert(range);
+        }
+        let confirmed = AckConfirmed { open: acks.open, number: acks.number };
+        self.held.confirm = Some((stream, confirmed));
+        Tally::default()
+    }
+
+    /// The seal is lifted: applies the acks that waited.
+    pub fn release_acks(&mut self, out: &mut Vec<Action>) {
+        let Held { acks, confirm } = std::mem::take(&mut self.held);
+        if let Some((stream, AckConfirmed { open, number })) = confirm {
+            self.ack(stream, &Ranges { open, number, ranges: acks.done() }, out);
+        }
+    }
+
     fn set_window(&mut self, window: Window, rules: &Rules, out: &mut Vec<Action>) {
         let Some(stream) = &mut self.stream else { return };
         if window.number > stream.window.number {
@@ -396,10 +472,7 @@ impl Right {
     /// is durable.
     pub fn take_unwritten(&mut self) -> (Option<ControlRecord>, Option<(StreamId, AckConfirmed)>) {
         let unwritten = std::mem::take(&mut self.unwritten);
-        // A range that begins at 0 is the floor of that set.
-        let from_zero = OffsetRange { first: Offset(0), end: unwritten.floor() };
-        let first = (from_zero.end > Offset(0)).then_some(from_zero);
-        let ranges: Vec<OffsetRange> = first.into_iter().chain(unwritten.ranges()).collect();
+        let ranges = unwritten.done();
         let is_news = !ranges.is_empty() || self.floor_is_ahead_by(1);
         self.written_floor = self.cursor.floor();
         let floor = self.written_floor;

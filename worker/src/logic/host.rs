@@ -1,22 +1,24 @@
-//! All queues that one shard is responsible for, and the epochs of those that were removed. It
-//! routes each input to its queue and promises that a removed copy does not come back under an old
-//! epoch; the rules of a queue are not here.
+//! All queues that one shard is responsible for, those that are copied here, and the epochs of
+//! those that were removed. It routes each input to its queue and promises that a removed copy does
+//! not come back under an old epoch; the rules of a queue or a copy are not here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{
-    FromWorker, HeldQueue, OpenQueue, OpenRight, RightEpoch, SubscriptionSetup,
+    CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, OpenQueue,
+    OpenRight, RightEpoch, SubscriptionSetup,
 };
 use ringway_proto::{
-    Attempt, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RightId, RoutingVersion, Sequence,
-    Session, SubscriptionId, Time, Uuid, WallTime,
+    Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
+    Uuid, WallTime,
 };
 
+use super::copy::Copy;
 use super::delivery::{Frame, Right, Tally};
-use super::hosted::Hosted;
-use super::queue::{Append, Queue, stale};
+use super::hosted::{CopyNext, HeldOpen, Hosted};
+use super::queue::{Append, Queue, StoredBatch, stale};
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -25,11 +27,22 @@ use crate::records::ControlRecord;
 pub enum Step {
     /// Be its primary.
     Open(OpenQueue),
-    /// Accept nothing any more if it never took a message.
+    /// Accept nothing any more.
     Seal {
         /// The epoch that it is open under.
         epoch: Epoch,
         /// The attempt to move it.
+        attempt: Attempt,
+        /// Decline if it ever took a message.
+        only_if_empty: bool,
+    },
+    /// Copy it from its primary.
+    Copy(CopyQueue),
+    /// Remove what was copied for this attempt or an older one.
+    DropCopy {
+        /// The log.
+        uuid: Uuid,
+        /// The newest attempt that was given up.
         attempt: Attempt,
     },
     /// Accept again.
@@ -57,25 +70,6 @@ pub enum Step {
     },
 }
 
-/// A batch that the journal holds, at a start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StoredBatch {
-    /// The queue.
-    pub queue: QueueId,
-    /// The offset of its first message.
-    pub at: Offset,
-    /// Its messages.
-    pub count: u32,
-    /// Who published it.
-    pub producer: ProducerId,
-    /// In which session.
-    pub session: Session,
-    /// Under which sequence.
-    pub base_sequence: Sequence,
-    /// When it arrived.
-    pub appended_at: WallTime,
-}
-
 /// How a right stands, for those who look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RightState {
@@ -99,7 +93,13 @@ pub struct Host {
     /// Queues that the routing gives to this worker.
     ours: BTreeSet<QueueId>,
     hosted: BTreeMap<QueueId, Hosted>,
+    copies: BTreeMap<QueueId, Copy>,
+    /// The number of the last copy or question; each has one of its own.
+    last_number: u64,
     removed: BTreeMap<QueueId, Epoch>,
+    /// What remains of a copy that was given up: the attempt at or below which it is not begun
+    /// again.
+    dropped: BTreeMap<QueueId, (Uuid, Attempt)>,
     /// Rights with acks or a floor to write, or acks to confirm.
     unwritten: BTreeSet<RightId>,
 }
@@ -113,7 +113,10 @@ impl Host {
             routing: RoutingVersion(0),
             ours: BTreeSet::new(),
             hosted: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            last_number: 0,
             removed: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             unwritten: BTreeSet::new(),
         }
     }
@@ -155,6 +158,22 @@ impl Host {
         self.queues().map(|(id, hosted)| hosted.held(id)).collect()
     }
 
+    /// Every copy, in order.
+    pub fn copies(&self) -> impl Iterator<Item = (QueueId, &Copy)> {
+        self.copies.iter().map(|(id, copy)| (*id, copy))
+    }
+
+    /// Every copy as it is said at registration.
+    #[must_use]
+    pub fn held_copies(&self) -> Vec<HeldCopy> {
+        self.copies.values().map(Copy::held).collect()
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
     /// Decides about a batch.
     pub fn append(&mut self, queue: QueueId, append: Append, out: &mut Vec<Action>) {
         match self.hosted.get_mut(&queue) {
@@ -175,16 +194,33 @@ impl Host {
     }
 
     /// Does what the coordinator says.
-    pub fn step(&mut self, queue: QueueId, step: Step, out: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, queue: QueueId, step: Step, out: &mut Vec<Action>) {
         match step {
-            Step::Open(open) => self.open_queue(&open, out),
+            Step::Open(open) => self.open_queue(now, &open, out),
             Step::Tombstone { uuid, epoch } => self.remove(queue, uuid, epoch, out),
+            Step::Copy(copy) => self.copy_queue(&copy, out),
+            Step::DropCopy { uuid, attempt } => {
+                if self
+                    .copies
+                    .get(&queue)
+                    .is_some_and(|c| c.uuid() == uuid && c.attempt() <= attempt)
+                {
+                    self.forget_copy(queue, attempt, out);
+                }
+                self.note_dropped(queue, uuid, attempt);
+                out.push(Action::Tell(FromWorker::CopyDropped { queue, attempt }));
+            }
             step => {
-                let (routing, rules) = (self.routing, self.rules);
+                let rules = self.rules;
                 let Some(hosted) = self.hosted.get_mut(&queue) else { return };
                 match step {
-                    Step::Seal { epoch, attempt } => hosted.seal(queue, epoch, attempt, out),
-                    Step::Unseal { attempt } => hosted.unseal(queue, attempt, routing, &rules, out),
+                    Step::Seal { epoch, attempt, only_if_empty } => {
+                        hosted.seal(queue, epoch, attempt, only_if_empty, &rules, out);
+                    }
+                    Step::Unseal { attempt } => {
+                        hosted.unseal(queue, attempt, out);
+                        self.release(now, queue, out);
+                    }
                     Step::Start(setup) => hosted.start(queue, &setup, out),
                     Step::Raise(to) => {
                         if hosted.raise(&to, out) {
@@ -197,21 +233,243 @@ impl Host {
                             right.revoke(epoch);
                         }
                     }
-                    Step::Open(_) | Step::Tombstone { .. } => {}
+                    Step::Open(_)
+                    | Step::Tombstone { .. }
+                    | Step::Copy(_)
+                    | Step::DropCopy { .. } => {}
                 }
             }
         }
     }
 
-    fn open_queue(&mut self, open: &OpenQueue, out: &mut Vec<Action>) {
+    fn open_queue(&mut self, now: Time, open: &OpenQueue, out: &mut Vec<Action>) {
         if let Some(why) = self.against_open(open) {
             out.push(Action::Late { queue: open.queue, order: LateOrder::OpenQueue, why });
             return;
         }
-        let fresh = !self.hosted.contains_key(&open.queue);
-        let hosted = self.hosted.entry(open.queue).or_insert_with(|| Hosted::new(Queue::new(open)));
+        let id = open.queue;
+        if let Some(copy) = self.copies.get(&id).filter(|copy| copy.uuid() != open.uuid) {
+            self.forget_copy(id, copy.attempt(), out);
+        }
+        let fresh = !self.hosted.contains_key(&id);
+        self.open_copy(id);
+        let hosted = self.hosted.entry(id).or_insert_with(|| Hosted::new(Queue::new(open)));
         hosted.open(open, fresh, out);
-        hosted.release(self.routing, &self.rules, out);
+        self.release(now, id, out);
+    }
+
+    /// What was copied becomes the queue.
+    fn open_copy(&mut self, id: QueueId) {
+        if let Some(copy) = self.copies.remove(&id) {
+            self.hosted.insert(id, copy.into_hosted());
+        }
+    }
+
+    /// Decides anew about what waited for a seal, if it is lifted: batches in their order, then
+    /// acks, then opens, which may list what those acks are about, each followed by what came after
+    /// it.
+    fn release(&mut self, now: Time, id: QueueId, out: &mut Vec<Action>) {
+        let (routing, rules) = (self.routing, self.rules);
+        let Some(hosted) = self.hosted.get_mut(&id) else { return };
+        if hosted.queue.sealed().is_some() {
+            return;
+        }
+        hosted.release(routing, &rules, out);
+        for right in hosted.rights.values_mut() {
+            right.release_acks(out);
+        }
+        let opens = hosted.take_held_opens();
+        self.unwritten.extend(hosted.rights.keys());
+        for HeldOpen { stream, request, frames } in opens {
+            match self.open_right(now, stream, &request, out) {
+                Ok(()) => {
+                    for frame in &frames {
+                        self.frame(now, stream, request.right, request.epoch, frame, out);
+                    }
+                }
+                Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
+            }
+        }
+    }
+
+    fn copy_queue(&mut self, order: &CopyQueue, out: &mut Vec<Action>) {
+        let id = order.queue;
+        if let Some(why) = self.against_copy(order) {
+            out.push(Action::Late { queue: id, order: LateOrder::CopyQueue, why });
+            return;
+        }
+        if let Some(copy) = self.copies.get(&id).filter(|copy| copy.uuid() != order.uuid) {
+            self.forget_copy(id, copy.attempt(), out);
+        }
+        let (born, fetch) = (self.next_number(), self.next_number());
+        let CopyQueue { name, uuid, epoch, attempt, .. } = order.clone();
+        let is_new = self.begin_copy(id, uuid, name, epoch, attempt, born);
+        let Some(copy) = self.copies.get_mut(&id) else { return };
+        if is_new {
+            out.push(Action::Write { queue: id, record: copy.record() });
+        }
+        copy.order(order, fetch, out);
+    }
+
+    /// True when this begins a copy or an attempt.
+    fn begin_copy(
+        &mut self,
+        id: QueueId,
+        uuid: Uuid,
+        name: String,
+        epoch: Epoch,
+        attempt: Attempt,
+        born: u64,
+    ) -> bool {
+        match self.copies.get_mut(&id) {
+            Some(copy) if copy.attempt() >= attempt => return false,
+            Some(copy) => copy.begin(name, epoch, attempt),
+            None => {
+                let copy = Copy::new(id, uuid, name, epoch, attempt, born);
+                self.copies.insert(id, copy);
+            }
+        }
+        true
+    }
+
+    fn against_copy(&self, order: &CopyQueue) -> Option<String> {
+        let CopyQueue { queue, uuid, epoch, attempt, .. } = order;
+        if let Some(removed) = self.removed.get(queue).filter(|removed| epoch < *removed) {
+            return Some(format!(
+                "it names epoch {epoch}, and the copy was removed under epoch {removed}"
+            ));
+        }
+        if let Some(hosted) = self.hosted.get(queue) {
+            return Some(format!("the queue is open here under epoch {}", hosted.queue.epoch()));
+        }
+        let dropped = self.dropped.get(queue).filter(|(of, over)| of == uuid && attempt <= over);
+        if let Some((_, over)) = dropped {
+            return Some(format!("it is for attempt {attempt}, and {over} is over"));
+        }
+        let newer =
+            self.copies.get(queue).filter(|c| c.uuid() == *uuid && c.attempt() > *attempt)?;
+        Some(format!("it is for attempt {attempt}, and the copy is for {}", newer.attempt()))
+    }
+
+    fn forget_copy(&mut self, queue: QueueId, attempt: Attempt, out: &mut Vec<Action>) {
+        if let Some(copy) = self.copies.remove(&queue) {
+            out.push(Action::StopFetch(queue));
+            out.push(Action::Forget(queue));
+            let record = ControlRecord::CopyDropped { uuid: copy.uuid(), attempt };
+            out.push(Action::Write { queue, record });
+        }
+    }
+
+    fn note_dropped(&mut self, queue: QueueId, uuid: Uuid, attempt: Attempt) {
+        let known = self.dropped.entry(queue).or_insert((uuid, attempt));
+        if known.0 != uuid || known.1 < attempt {
+            *known = (uuid, attempt);
+        }
+    }
+
+    /// The copy that what comes under this number belongs to.
+    fn fetched(&mut self, queue: QueueId, fetch: u64) -> Option<&mut Copy> {
+        self.copies.get_mut(&queue).filter(|copy| copy.is_fetched_by(fetch))
+    }
+
+    /// What to ask the original for under this number; none when nothing is wanted any more.
+    #[must_use]
+    pub fn fetch_from(&mut self, queue: QueueId, fetch: u64) -> Option<CopyFrom> {
+        self.fetched(queue, fetch).map(|copy| copy.ask())
+    }
+
+    /// The original of a copy is this far.
+    pub fn copy_heard(
+        &mut self,
+        now: Time,
+        queue: QueueId,
+        fetch: u64,
+        state: CopyState,
+        out: &mut Vec<Action>,
+    ) {
+        let rules = self.rules;
+        if let Some(copy) = self.fetched(queue, fetch) {
+            copy.heard(now, state, &rules, out);
+        }
+    }
+
+    /// A batch came from the original. The number of the copy that it is to be written for; none
+    /// when it is not wanted.
+    ///
+    /// # Errors
+    /// [`Code::Damaged`] when it does not follow what is here; it is asked for again.
+    pub fn copy_batch(
+        &mut self,
+        fetch: u64,
+        batch: &StoredBatch,
+        out: &mut Vec<Action>,
+    ) -> Result<Option<u64>, Refusal> {
+        let queue = batch.queue;
+        let Some(copy) = self.fetched(queue, fetch) else { return Ok(None) };
+        match copy.take(batch) {
+            Ok(is_news) => Ok(is_news.then_some(copy.born())),
+            Err(refusal) => Err(self.ask_again(queue, refusal, out)),
+        }
+    }
+
+    /// The original is sealed.
+    ///
+    /// # Errors
+    /// As [`Copy::sealed`]; it is asked for again.
+    pub fn copy_sealed(
+        &mut self,
+        queue: QueueId,
+        fetch: u64,
+        snapshot: CopySealed,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let Some(copy) = self.fetched(queue, fetch) else { return Ok(()) };
+        copy.sealed(snapshot, out).map_err(|refusal| self.ask_again(queue, refusal, out))
+    }
+
+    fn ask_again(&mut self, queue: QueueId, refusal: Refusal, out: &mut Vec<Action>) -> Refusal {
+        let fetch = self.next_number();
+        if let Some(copy) = self.copies.get_mut(&queue) {
+            copy.fetch_again(fetch, out);
+        }
+        refusal
+    }
+
+    /// A batch of the copy with the number `born` is on disk. False when that copy is gone.
+    pub fn copy_stored(
+        &mut self,
+        now: Time,
+        born: u64,
+        batch: &StoredBatch,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let rules = self.rules;
+        let copy = self.copies.get_mut(&batch.queue).filter(|copy| copy.born() == born);
+        copy.map(|copy| copy.stored(now, batch, &rules, out)).is_some()
+    }
+
+    /// The next moment at which [`Host::wake_copies`] has something to say.
+    #[must_use]
+    pub fn copies_wakeup(&self) -> Option<Time> {
+        self.copies.values().filter_map(|copy| copy.next_wakeup(&self.rules)).min()
+    }
+
+    /// Says how far copies are, where it is time.
+    pub fn wake_copies(&mut self, now: Time, out: &mut Vec<Action>) {
+        for copy in self.copies.values_mut() {
+            if copy.next_wakeup(&self.rules).is_some_and(|at| at <= now) {
+                copy.report(now, &self.rules, out);
+            }
+        }
+    }
+
+    /// What a copy of a queue that is open here is sent next.
+    #[must_use]
+    pub fn copy_next(&self, asked: &CopyFrom) -> CopyNext {
+        match self.hosted.get(&asked.queue) {
+            Some(hosted) => hosted.copy_next(asked),
+            None => CopyNext::Over(self.not_here(asked.queue, self.routing)),
+        }
     }
 
     fn against_open(&self, open: &OpenQueue) -> Option<String> {
@@ -221,10 +479,21 @@ impl Host {
                 open.epoch
             ));
         }
-        let queue = &self.hosted.get(&open.queue)?.queue;
+        // A copy that is not whole lacks messages that were acked.
+        let copy = self.copies.get(&open.queue).filter(|c| c.uuid() == open.uuid && !c.is_whole());
+        if let Some(copy) = copy {
+            return Some(format!("its copy is not whole: it ends at {}", copy.copied()));
+        }
+        let hosted = self.hosted.get(&open.queue)?;
+        let queue = &hosted.queue;
+        let frozen = || {
+            (open.epoch == queue.epoch() && hosted.is_frozen())
+                .then(|| "the queue is sealed to be moved".to_owned())
+        };
         // Another log under the same name goes only by a tombstone.
         against(queue, open.uuid)
             .or_else(|| (open.epoch < queue.epoch()).then(|| older(queue, open.epoch)))
+            .or_else(frozen)
     }
 
     fn remove(&mut self, queue: QueueId, uuid: Uuid, epoch: Epoch, out: &mut Vec<Action>) {
@@ -240,6 +509,10 @@ impl Host {
                 hosted.leave(self.routing, out);
             }
             out.push(Action::Forget(queue));
+        }
+        let older = |copy: &&Copy| copy.uuid() == uuid && copy.epoch() < epoch;
+        if let Some(copy) = self.copies.get(&queue).filter(older) {
+            self.forget_copy(queue, copy.attempt(), out);
         }
         let remembered = self.removed.entry(queue).or_default();
         if *remembered < epoch {
@@ -267,13 +540,22 @@ impl Host {
     }
 
     /// A write failed: batches that are not durable were refused and are taken back.
-    pub fn roll_back(&mut self) {
-        for hosted in self.hosted.values_mut() {
-            hosted.queue.roll_back();
+    pub fn roll_back(&mut self, out: &mut Vec<Action>) {
+        for (id, hosted) in &mut self.hosted {
+            hosted.roll_back(*id, out);
+        }
+        let ahead: Vec<QueueId> =
+            self.copies().filter(|(_, copy)| copy.is_ahead()).map(|(id, _)| id).collect();
+        for id in ahead {
+            let fetch = self.next_number();
+            if let Some(copy) = self.copies.get_mut(&id) {
+                copy.roll_back();
+                copy.fetch_again(fetch, out);
+            }
         }
     }
 
-    /// Opens a right on a stream.
+    /// Opens a right on a stream, or keeps the open while the queue is sealed to be moved.
     ///
     /// # Errors
     /// What [`Right::open`] refuses; [`Code::NotYet`] for a right that is not known here yet.
@@ -288,7 +570,7 @@ impl Host {
         let Some(hosted) = self.hosted.get_mut(&id.queue) else {
             return Err(Refusal::new(Code::NotYet, format!("queue {} is not open here", id.queue)));
         };
-        let end = hosted.queue.durable();
+        let (end, frozen) = (hosted.queue.durable(), hosted.is_frozen());
         let name = &hosted.queue.name;
         let right = hosted.rights.get_mut(&id).ok_or_else(|| {
             let subscription = id.subscription;
@@ -297,6 +579,11 @@ impl Host {
                 format!("subscription {subscription} has not begun at queue {name} yet"),
             )
         })?;
+        if frozen {
+            right.may_open(request, &self.rules)?;
+            hosted.hold_open(stream, request, out);
+            return Ok(());
+        }
         right.open(now, stream, request, end, &self.rules, out)?;
         self.unwritten.insert(id);
         Ok(())
@@ -313,7 +600,17 @@ impl Host {
         out: &mut Vec<Action>,
     ) -> Tally {
         let rules = self.rules;
-        let Some(right) = self.right_mut(&id) else { return Tally::default() };
+        let Some(hosted) = self.hosted.get_mut(&id.queue) else { return Tally::default() };
+        if hosted.hold_frame(stream, &id, frame, out) {
+            return Tally::default();
+        }
+        let frozen = hosted.is_frozen();
+        let Some(right) = hosted.rights.get_mut(&id) else { return Tally::default() };
+        if let Frame::Ack(acks) = frame
+            && frozen
+        {
+            return right.hold_ack(stream, epoch, acks, out);
+        }
         let tally = right.frame(now, stream, epoch, frame, &rules, out);
         if matches!(frame, Frame::Ack(_)) && !tally.fenced {
             self.unwritten.insert(id);
@@ -323,8 +620,8 @@ impl Host {
 
     /// A stream has ended.
     pub fn closed(&mut self, stream: StreamId, id: RightId) {
-        if let Some(right) = self.right_mut(&id) {
-            right.closed(stream);
+        if let Some(hosted) = self.hosted.get_mut(&id.queue) {
+            hosted.closed(stream, &id);
         }
     }
 
@@ -350,6 +647,10 @@ impl Host {
     /// The records of all acks that no record holds yet, each followed by its confirmation.
     pub fn write_acks(&mut self, out: &mut Vec<Action>) {
         for id in std::mem::take(&mut self.unwritten) {
+            // What was applied before a seal was written before it; a frozen queue writes nothing.
+            if self.hosted.get(&id.queue).is_some_and(Hosted::is_frozen) {
+                continue;
+            }
             let Some(right) = self.right_mut(&id) else { continue };
             let (record, confirm) = right.take_unwritten();
             out.extend(record.map(|record| Action::Write { queue: id.queue, record }));
@@ -430,44 +731,57 @@ impl Host {
     /// # Errors
     /// [`Code::Damaged`] for a batch that no queue can have taken.
     pub fn replay_batch(&mut self, batch: &StoredBatch) -> Result<(), Refusal> {
-        let StoredBatch { queue, at, count, producer, session, base_sequence, appended_at } =
-            *batch;
+        let StoredBatch { queue, at, .. } = *batch;
+        if let Some(copy) = self.copies.get_mut(&queue) {
+            return copy.replay_batch(batch);
+        }
         let hosted = self.hosted.get_mut(&queue).ok_or_else(|| {
             Refusal::new(
                 Code::Damaged,
                 format!("the journal holds offset {at} of queue {queue}, which was never opened"),
             )
         })?;
-        hosted.queue.replay(producer, session, base_sequence, at, count)?;
-        hosted.ages.push(at, appended_at);
+        hosted.queue.replay(batch)?;
+        hosted.ages.push(at, batch.appended_at);
         Ok(())
     }
 
-    /// Takes a control record from the journal at a start. True when it removed the queue.
+    /// Takes a control record from the journal at a start. True when it removed the queue or its
+    /// copy.
     ///
     /// # Errors
     /// [`Code::Damaged`] for a record that cannot be about this queue.
     pub fn replay_record(&mut self, id: QueueId, record: ControlRecord) -> Result<bool, Refusal> {
         match record {
+            ControlRecord::Copying { uuid, name, epoch, attempt } => {
+                let born = self.next_number();
+                self.begin_copy(id, uuid, name, epoch, attempt, born);
+                return Ok(false);
+            }
+            ControlRecord::Copied(snapshot) => {
+                let copy = self.copies.get_mut(&id).ok_or_else(|| never_began(id))?;
+                copy.replay_copied(&snapshot)?;
+                return Ok(false);
+            }
+            ControlRecord::CopyDropped { uuid, attempt } => {
+                self.note_dropped(id, uuid, attempt);
+                return Ok(self.copies.remove(&id).is_some());
+            }
             ControlRecord::Removed { epoch, .. } => {
                 self.hosted.remove(&id);
                 let remembered = self.removed.entry(id).or_default();
                 *remembered = epoch.max(*remembered);
-                return Ok(true);
+                return Ok(!self.copies.contains_key(&id));
             }
             ControlRecord::Opened { uuid, ref name, epoch, max_body_bytes } => {
+                self.open_copy(id);
                 self.hosted.entry(id).or_insert_with(|| {
                     Hosted::new(Queue::empty(id, uuid, name.clone(), epoch, max_body_bytes))
                 });
             }
             _ => {}
         }
-        let hosted = self.hosted.get_mut(&id).ok_or_else(|| {
-            Refusal::new(
-                Code::Damaged,
-                format!("the journal holds a record of queue {id}, which was never opened"),
-            )
-        })?;
+        let hosted = self.hosted.get_mut(&id).ok_or_else(|| never_began(id))?;
         hosted.replay(id, record)?;
         Ok(false)
     }
@@ -481,13 +795,29 @@ impl Host {
                 host.hosted.insert(id, hosted);
             }
         }
+        for (id, copy) in self.copies {
+            if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.last_number = host.last_number.max(self.last_number);
+                host.copies.insert(id, copy);
+            }
+        }
         for (id, epoch) in self.removed {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
                 host.removed.insert(id, epoch);
             }
         }
+        for (id, over) in self.dropped {
+            if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.dropped.insert(id, over);
+            }
+        }
         hosts
     }
+}
+
+fn never_began(id: QueueId) -> Refusal {
+    let text = format!("the journal holds a record of queue {id}, which was never opened");
+    Refusal::new(Code::Damaged, text)
 }
 
 /// What stands against an order about the log `uuid`.
@@ -522,3 +852,7 @@ fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {
 #[cfg(test)]
 #[path = "host_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "move_tests.rs"]
+mod move_tests;

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 use ringway_proto::control::{Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
-use ringway_proto::{Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, SubscriptionName};
+use ringway_proto::{
+    Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session, SubscriptionName,
+};
 
 use super::*;
 use crate::logic::Token;
@@ -32,6 +34,10 @@ fn open(epoch: u64) -> Step {
     })
 }
 
+fn sealing(attempt: u64) -> Step {
+    Step::Seal { epoch: Epoch(3), attempt: Attempt(attempt), only_if_empty: true }
+}
+
 fn tombstone(epoch: u64) -> Step {
     Step::Tombstone { uuid: Uuid(77), epoch: Epoch(epoch) }
 }
@@ -56,7 +62,7 @@ impl Bench {
 
     fn step(&mut self, step: Step) -> Vec<FromWorker> {
         let mut out = Vec::new();
-        self.host.step(queue(), step, &mut out);
+        self.host.step(Time(0), queue(), step, &mut out);
         let told = out.iter().filter_map(|a| match a {
             Action::Tell(event) => Some(event.clone()),
             _ => None,
@@ -204,7 +210,7 @@ fn a_queue_that_is_not_here_frees_nothing_while_it_may_be_on_its_way() {
 #[test]
 fn a_seal_is_written_before_it_is_reported_and_survives_a_restart() {
     let mut bench = Bench::open();
-    let seal = Step::Seal { epoch: Epoch(3), attempt: Attempt(1) };
+    let seal = sealing(1);
     let told = bench.step(seal.clone());
     let sealed = FromWorker::Sealed { queue: queue(), attempt: Attempt(1), end: Offset(0) };
     assert_eq!(told, std::slice::from_ref(&sealed));
@@ -227,18 +233,25 @@ fn a_seal_is_written_before_it_is_reported_and_survives_a_restart() {
 #[test]
 fn a_late_unseal_lifts_no_newer_seal() {
     let mut bench = Bench::open();
-    bench.step(Step::Seal { epoch: Epoch(3), attempt: Attempt(4) });
+    bench.step(sealing(4));
     assert_eq!(bench.append(1, 0, |_| {}), []);
-    assert_eq!(bench.append(2, 2, |_| {}).len(), 1, "nothing is known of sequence 2 yet");
+    assert_eq!(bench.append(2, 2, |_| {}), [], "it continues what waits");
+    assert_eq!(refusal(&bench.append(3, 6, |_| {})), Some(Code::SequenceGap));
+    assert_eq!(bench.append(4, 0, |a| a.session = Session(1)), [], "a repeat of what waits");
     assert_eq!(bench.step(Step::Unseal { attempt: Attempt(3) }), []);
     let told = bench.step(Step::Unseal { attempt: Attempt(5) });
     assert_eq!(told, [FromWorker::Unsealed { queue: queue(), attempt: Attempt(5) }]);
-    assert_eq!(bench.out.last(), store(1, 0).first(), "what waited goes on");
+    let goes_on =
+        [store(1, 0).remove(0), store(2, 2).remove(0), Action::Repeat { token: 4, at: Offset(0) }];
+    assert!(bench.out.ends_with(&goes_on), "what waited goes on in order: {:?}", bench.out);
     assert_eq!(bench.restarted().host.held()[0].sealed, None);
     // Under another epoch, and with data, no seal is taken.
-    assert_eq!(bench.step(Step::Seal { epoch: Epoch(2), attempt: Attempt(6) }), []);
-    let declined = FromWorker::SealDeclined { queue: queue(), attempt: Attempt(6), end: Offset(2) };
-    assert_eq!(bench.step(Step::Seal { epoch: Epoch(3), attempt: Attempt(6) }), [declined]);
+    assert_eq!(
+        bench.step(Step::Seal { epoch: Epoch(2), attempt: Attempt(6), only_if_empty: true }),
+        []
+    );
+    let declined = FromWorker::SealDeclined { queue: queue(), attempt: Attempt(6), end: Offset(4) };
+    assert_eq!(bench.step(sealing(6)), [declined]);
 }
 
 /// SCHEDULES 2c.
@@ -249,7 +262,7 @@ fn a_late_tombstone_removes_no_newer_copy() {
     assert_eq!(bench.step(Step::Tombstone { uuid: Uuid(1), epoch: Epoch(9) }), []);
     assert_eq!(bench.late(), [LateOrder::Tombstone; 2]);
     assert_eq!(bench.host.queues().count(), 1);
-    bench.step(Step::Seal { epoch: Epoch(3), attempt: Attempt(1) });
+    bench.step(sealing(1));
     bench.append(1, 0, |_| {});
     let removed = FromWorker::Removed { queue: queue(), epoch: Epoch(4) };
     assert_eq!(bench.step(tombstone(4)), std::slice::from_ref(&removed));
@@ -281,7 +294,7 @@ fn a_write_that_failed_leaves_no_trace() {
     assert_eq!(bench.stored(2), [has_data]);
     bench.append(2, 2, |_| {});
     bench.append(3, 4, |_| {});
-    bench.host.roll_back();
+    bench.host.roll_back(&mut Vec::new());
     assert_eq!(bench.append(4, 2, |a| a.session = Session(2)), store(4, 2));
     assert_eq!(bench.stored(4), [], "said once");
     let again = bench.append(5, 2, |a| a.session = Session(2));
@@ -376,6 +389,8 @@ enum Op {
     Append { producer: u128, session: u32, base: u64, count: u32 },
     Open { subscription: u32, open: u64, acks: Vec<OffsetRange> },
     Ack { subscription: u32, range: OffsetRange },
+    Copied { at: u64, count: u32, fetch: u64 },
+    CopySealed { end: u64, attempt: Attempt, fetch: u64 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -388,7 +403,17 @@ fn op() -> impl Strategy<Value = Op> {
     });
     prop_oneof![
         1 => (3u64..6).prop_map(|e| Op::Step(open(e))),
-        1 => attempt().prop_map(|attempt| Op::Step(Step::Seal { epoch: Epoch(3), attempt })),
+        1 => (attempt(), any::<bool>()).prop_map(|(attempt, only_if_empty)| {
+            Op::Step(Step::Seal { epoch: Epoch(3), attempt, only_if_empty })
+        }),
+        2 => (2u64..6, attempt()).prop_map(|(epoch, attempt)| Op::Step(copying(epoch, attempt))),
+        1 => attempt().prop_map(|attempt| Op::Step(Step::DropCopy { uuid: Uuid(77), attempt })),
+        6 => (0u64..8, 1u32..3, 1u64..9).prop_map(|(at, count, fetch)| {
+            Op::Copied { at, count, fetch }
+        }),
+        2 => (0u64..8, attempt(), 1u64..9).prop_map(|(end, attempt, fetch)| {
+            Op::CopySealed { end, attempt, fetch }
+        }),
         1 => attempt().prop_map(|attempt| Op::Step(Step::Unseal { attempt })),
         1 => (2u64..6).prop_map(|e| Op::Step(tombstone(e))),
         2 => (1u32..3).prop_map(|s| Op::Step(Step::Start(setup(s, Start::Now)))),
@@ -400,6 +425,17 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(subscription, open, acks)| Op::Open { subscription, open, acks }),
         2 => (1u32..3, range()).prop_map(|(subscription, range)| Op::Ack { subscription, range }),
     ]
+}
+
+fn copying(epoch: u64, attempt: Attempt) -> Step {
+    Step::Copy(CopyQueue {
+        queue: queue(),
+        name: "orders/0".into(),
+        uuid: Uuid(77),
+        epoch: Epoch(epoch),
+        attempt,
+        from: format!("w{}:1", attempt.0 % 2),
+    })
 }
 
 fn member() -> Holder {
@@ -420,6 +456,33 @@ fn views(host: &Host) -> Vec<impl PartialEq + std::fmt::Debug + use<>> {
     host.queues().map(view).collect()
 }
 
+fn copies(host: &Host) -> Vec<impl PartialEq + std::fmt::Debug + use<>> {
+    host.copies().map(|(id, copy)| (id, copy.durable_view())).collect()
+}
+
+/// Mostly the number of the question that stands, else `other`.
+fn current(host: &mut Host, other: u64) -> u64 {
+    let stands = (0..500).rev().find(|n| host.fetch_from(queue(), *n).is_some());
+    stands.filter(|_| other < 7).unwrap_or(other)
+}
+
+/// A queue that ends at `end`, with a subscription that acked offset 1 and everything below
+/// offset 0.
+fn snapshot(attempt: u64, end: u64) -> CopySealed {
+    let right = RightId::whole(SubscriptionId(1), queue());
+    CopySealed {
+        attempt: Attempt(attempt),
+        end: Offset(end),
+        max_body_bytes: 100,
+        subscriptions: vec![setup(1, Start::Start)],
+        rights: vec![ringway_proto::control::CopiedRight {
+            right: RightEpoch { right, epoch: Epoch(4), holder: Some(member()) },
+            floor: Offset(0),
+            acked: vec![OffsetRange::new(1, 2)],
+        }],
+    }
+}
+
 proptest! {
     /// Random steps, publishes and acks; then a crash after everything was written. What the
     /// journal gives back is what was there.
@@ -429,9 +492,9 @@ proptest! {
         let mut log = Vec::new();
         for (n, op) in ops.into_iter().enumerate() {
             let (n, mut out) = (n as u64, Vec::new());
-            let mut header = None;
+            let (mut header, mut stored) = (None, None);
             match op {
-                Op::Step(step) => host.step(queue(), step, &mut out),
+                Op::Step(step) => host.step(Time(n), queue(), step, &mut out),
                 Op::Append { producer, session, base, count } => {
                     let epoch = host.queue(queue()).map_or(Epoch(0), |h| h.queue.epoch());
                     let append = Append {
@@ -473,8 +536,41 @@ proptest! {
                     let acks = Ranges { open: OpenNumber(1), number: n, ranges: vec![range] };
                     host.frame(Time(n), n, right, epoch, &Frame::Ack(acks), &mut out);
                 }
+                Op::Copied { at, count, fetch } => {
+                    // Mostly the next one.
+                    let next = host.held_copies().first().map_or(0, |copy| copy.copied.0);
+                    let batch = StoredBatch {
+                        queue: queue(),
+                        at: Offset(if at < 6 { next } else { at }),
+                        count,
+                        producer: Uuid(9),
+                        session: Session(1),
+                        base_sequence: Sequence(at),
+                        appended_at: WallTime(n),
+                        bytes: 10,
+                    };
+                    let fetch = current(&mut host, fetch);
+                    if let Ok(Some(_)) = host.copy_batch(fetch, &batch, &mut out) {
+                        stored = Some(batch);
+                    }
+                }
+                Op::CopySealed { end, attempt, fetch } => {
+                    let held = host.held_copies().first().map(|c| (c.copied, c.attempt));
+                    let (copied, of) = held.unwrap_or_default();
+                    let mut snapshot = snapshot(attempt.0, end);
+                    if end < 6 {
+                        (snapshot.end, snapshot.attempt) = (copied, of);
+                    }
+                    let fetch = current(&mut host, fetch);
+                    let _ = host.copy_sealed(queue(), fetch, snapshot, &mut out);
+                }
             }
             host.write_acks(&mut out);
+            if let Some(batch) = stored {
+                log.push(Logged::Batch(batch));
+                let born = host.copies().map(|(_, copy)| copy.born()).next().unwrap_or(0);
+                host.copy_stored(Time(n), born, &batch, &mut out);
+            }
             for action in out {
                 match action {
                     Action::Write { queue, record } => log.push(Logged::Record(queue, record)),
@@ -488,6 +584,7 @@ proptest! {
                             session: append.session,
                             base_sequence: append.base_sequence,
                             appended_at: WallTime(n),
+                            bytes: 1,
                         }));
                         let end = Offset(at.0 + u64::from(append.count));
                         host.stored(queue, at, end, WallTime(n), &mut Vec::new());
@@ -508,6 +605,8 @@ proptest! {
             }
         }
         prop_assert_eq!(views(&again), views(&host));
+        prop_assert_eq!(copies(&again), copies(&host));
+        prop_assert_eq!(again.held_copies(), host.held_copies());
         prop_assert_eq!(again.removed, host.removed);
     }
 }

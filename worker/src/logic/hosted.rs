@@ -1,21 +1,54 @@
 //! A queue together with who reads it: its subscriptions and their rights. It owns the steps that
-//! the coordinator drives (seal, start, raise), promises that each may come twice, and does not
-//! know other queues.
+//! the coordinator drives (seal, start, raise), promises that each may come twice, that a sealed
+//! queue with messages does not change, and does not know other queues.
 
 use std::collections::BTreeMap;
 
 use ringway_proto::control::{
-    FromWorker, HeldQueue, OpenQueue, RightEpoch, Start, SubscriptionSetup,
+    CopyFrom, CopySealed, CopyState, FromWorker, HeldQueue, OpenQueue, OpenRight, RightEpoch,
+    Start, SubscriptionSetup,
 };
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
 };
 
 use super::ages::Ages;
-use super::delivery::Right;
+use super::delivery::{Frame, Right};
 use super::queue::{Queue, stale};
-use super::{Action, Rules};
+use super::{Action, Rules, StreamId};
 use crate::records::ControlRecord;
+
+/// What a copy of this queue is sent next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopyNext {
+    /// Nothing yet.
+    Wait,
+    /// The durable batches from where it is. After the seal they are not to be slowed down.
+    Batches {
+        /// Whether the queue is sealed for this copy.
+        sealed: bool,
+    },
+    /// What is known besides the batches; there is nothing after it.
+    Sealed(Box<CopySealed>),
+    /// No copy comes of it.
+    Over(Refusal),
+}
+
+/// An open that waits for a seal to be lifted, and what its holder said behind it: it is about the
+/// messages that the open lists, so it cannot go first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldOpen {
+    /// The stream.
+    pub stream: StreamId,
+    /// The open.
+    pub request: OpenRight,
+    /// What came after it on that stream, in order.
+    pub frames: Vec<Frame>,
+}
+
+/// How many frames an open that waits keeps. Beyond that its stream is ended, and the holder lists
+/// everything when it opens again.
+const HELD_FRAMES: usize = 1024;
 
 /// A queue of this worker.
 #[derive(Clone, Debug)]
@@ -28,6 +61,8 @@ pub struct Hosted {
     pub rights: BTreeMap<RightId, Right>,
     /// When its messages arrived.
     pub ages: Ages,
+    /// Opens that wait for a seal to be lifted, the newest of each right.
+    held_opens: BTreeMap<RightId, HeldOpen>,
 }
 
 impl Hosted {
@@ -39,6 +74,7 @@ impl Hosted {
             subscriptions: BTreeMap::new(),
             rights: BTreeMap::new(),
             ages: Ages::default(),
+            held_opens: BTreeMap::new(),
         }
     }
 
@@ -51,8 +87,16 @@ impl Hosted {
             uuid: queue.uuid,
             epoch: queue.epoch(),
             end: queue.durable(),
-            sealed: queue.sealed(),
+            // Without its end a seal says nothing; it is reported when the end is known.
+            sealed: queue.sealed().filter(|_| queue.durable() == queue.end()),
         }
+    }
+
+    /// Whether it is sealed with messages: then nothing may change of it that would have to go
+    /// into the snapshot, which may have been sent.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.queue.sealed().is_some() && self.queue.end() > Offset(0)
     }
 
     /// Goes on as the coordinator says, and answers once all of it is durable. `fresh` says that
@@ -88,8 +132,12 @@ impl Hosted {
         out.push(Action::Tell(FromWorker::QueueOpened { queue: id, epoch: open.epoch }));
     }
 
-    /// Gives the subscription a cursor unless it has one.
+    /// Gives the subscription a cursor unless it has one. A frozen queue gives none and does not
+    /// answer: the next primary will be asked.
     pub fn start(&mut self, id: QueueId, setup: &SubscriptionSetup, out: &mut Vec<Action>) {
+        if self.is_frozen() && !self.subscriptions.contains_key(&setup.id) {
+            return;
+        }
         self.begin(id, setup, out);
         let subscription = setup.id;
         out.push(Action::Tell(FromWorker::SubscriptionStarted { subscription, queue: id }));
@@ -116,10 +164,14 @@ impl Hosted {
         self.rights.entry(right).or_insert_with(|| Right::new(right, floor));
     }
 
-    /// Raises a right. False when it is not known here, or at a later epoch: then there is no
-    /// answer.
+    /// Raises a right. False when it is not known here, or at a later epoch, or the queue is
+    /// frozen: then there is no answer.
     pub fn raise(&mut self, to: &RightEpoch, out: &mut Vec<Action>) -> bool {
+        let frozen = self.is_frozen();
         let Some(right) = self.rights.get_mut(&to.right) else { return false };
+        if frozen {
+            return right.epoch() == to.epoch;
+        }
         if right.raise(to, out) {
             let record = ControlRecord::Raised {
                 right: to.right,
@@ -131,46 +183,202 @@ impl Hosted {
         right.epoch() == to.epoch
     }
 
-    /// Seals the queue unless it ever took a message.
-    pub fn seal(&mut self, id: QueueId, epoch: Epoch, attempt: Attempt, out: &mut Vec<Action>) {
+    /// Seals the queue. Declines when it took a message and `only_if_empty`, or when more is known
+    /// of it than a snapshot can hold. Everything that was applied before the seal is written
+    /// before it; the seal is reported once all that was taken is durable or taken back.
+    pub fn seal(
+        &mut self,
+        id: QueueId,
+        epoch: Epoch,
+        attempt: Attempt,
+        only_if_empty: bool,
+        rules: &Rules,
+        out: &mut Vec<Action>,
+    ) {
         if epoch != self.queue.epoch() {
             return;
         }
         let end = self.queue.end();
-        if end > Offset(0) {
-            out.push(Action::Tell(FromWorker::SealDeclined { queue: id, attempt, end }));
-            return;
-        }
+        let too_much = || self.snapshot_bytes() > rules.max_snapshot_bytes;
+        let declined = end > Offset(0) && (only_if_empty || too_much());
         match self.queue.sealed() {
             Some(sealed) if sealed >= attempt => {}
+            _ if declined => {
+                out.push(Action::Tell(FromWorker::SealDeclined { queue: id, attempt, end }));
+                return;
+            }
             _ => {
+                self.write_acks(id, out);
                 self.queue.seal(attempt);
                 out.push(Action::Write { queue: id, record: ControlRecord::Sealed { attempt } });
             }
         }
-        let attempt = self.queue.sealed().unwrap_or(attempt);
-        out.push(Action::Tell(FromWorker::Sealed { queue: id, attempt, end }));
+        self.tell_sealed(id, out);
     }
 
-    /// Lifts the seal of this attempt or an older one, and decides about what waited.
-    pub fn unseal(
+    fn tell_sealed(&self, id: QueueId, out: &mut Vec<Action>) {
+        let end = self.queue.end();
+        if let Some(attempt) = self.queue.sealed()
+            && self.queue.durable() == end
+        {
+            out.push(Action::Tell(FromWorker::Sealed { queue: id, attempt, end }));
+        }
+    }
+
+    /// The records of all acks and floors that no record holds yet, each followed by its
+    /// confirmation.
+    fn write_acks(&mut self, id: QueueId, out: &mut Vec<Action>) {
+        for right in self.rights.values_mut() {
+            let (record, confirm) = right.take_unwritten();
+            out.extend(record.map(|record| Action::Write { queue: id, record }));
+            out.extend(confirm.map(|(stream, confirmed)| Action::Confirm { stream, confirmed }));
+        }
+    }
+
+    /// About how large the snapshot is in MessagePack, rather more than less.
+    fn snapshot_bytes(&self) -> usize {
+        let setups = self.subscriptions.values();
+        let setups: usize =
+            setups.map(|s| 200 + s.name.as_str().len() + s.filter.as_str().len()).sum();
+        let rights: usize = self.rights.values().map(|r| 400 + 30 * r.acked_ranges()).sum();
+        setups + rights
+    }
+
+    /// All that is known of the queue besides its batches, if it is sealed and all of it is
+    /// durable. It is the same whenever it is asked for, except that messages which match no
+    /// filter may be passed over later.
+    fn snapshot(&self) -> Option<CopySealed> {
+        let end = self.queue.end();
+        let attempt = self.queue.sealed().filter(|_| self.queue.durable() == end)?;
+        Some(CopySealed {
+            attempt,
+            end,
+            max_body_bytes: self.queue.max_body_bytes,
+            subscriptions: self.subscriptions.values().cloned().collect(),
+            rights: self.rights.values().map(Right::to_copy).collect(),
+        })
+    }
+
+    /// What the copy that asks is sent next.
+    #[must_use]
+    pub fn copy_next(&self, asked: &CopyFrom) -> CopyNext {
+        let CopyFrom { queue: id, uuid, attempt, from } = *asked;
+        let Self { queue, .. } = self;
+        let over = |code, text| CopyNext::Over(Refusal::new(code, text));
+        if uuid != queue.uuid {
+            return over(
+                Code::Fenced,
+                format!("queue {id} is log {} here, not {uuid}", queue.uuid),
+            );
+        }
+        if queue.is_over(attempt) {
+            return over(Code::Fenced, format!("attempt {attempt} to move queue {id} is over"));
+        }
+        let durable = queue.durable();
+        if from > durable {
+            let text = format!("the copy of queue {id} is at {from}, the log ends at {durable}");
+            return over(Code::DataMissing, text);
+        }
+        let sealed = queue.sealed() == Some(attempt);
+        if from < durable {
+            return CopyNext::Batches { sealed };
+        }
+        match self.snapshot().filter(|_| sealed) {
+            Some(snapshot) => CopyNext::Sealed(Box::new(snapshot)),
+            None => CopyNext::Wait,
+        }
+    }
+
+    /// How far the queue is, `total_bytes` being the size of its durable batches.
+    #[must_use]
+    pub fn copy_state(&self, total_bytes: u64) -> CopyState {
+        CopyState { end: self.queue.durable(), total_bytes }
+    }
+
+    /// Takes over what came with the queue from its primary.
+    pub fn adopt(&mut self, snapshot: &CopySealed) {
+        self.forget_readers();
+        self.queue.max_body_bytes = snapshot.max_body_bytes;
+        let setups = snapshot.subscriptions.iter();
+        self.subscriptions = setups.map(|setup| (setup.id, setup.clone())).collect();
+        let rights = snapshot.rights.iter();
+        self.rights = rights.map(|r| (r.right.right, Right::from_copy(r))).collect();
+    }
+
+    /// Forgets who reads the queue: a copy that is not whole does not know.
+    pub fn forget_readers(&mut self) {
+        self.subscriptions.clear();
+        self.rights.clear();
+    }
+
+    /// A write failed: batches that are not durable were refused and are taken back. A seal that
+    /// waited for them has its end now.
+    pub fn roll_back(&mut self, id: QueueId, out: &mut Vec<Action>) {
+        if self.queue.end() > self.queue.durable() {
+            self.queue.roll_back();
+            self.tell_sealed(id, out);
+        }
+    }
+
+    /// Keeps an open while the queue is frozen, for its acks must not be applied and what it does
+    /// not list would be sent again.
+    pub fn hold_open(&mut self, stream: StreamId, request: &OpenRight, out: &mut Vec<Action>) {
+        let request = request.clone();
+        let right = request.right;
+        let open = HeldOpen { stream, request, frames: Vec::new() };
+        if let Some(older) = self.held_opens.insert(right, open) {
+            out.push(Action::Close { stream: older.stream, refusal: None });
+        }
+    }
+
+    /// Keeps what came on the stream of an open that waits. False when that is another stream.
+    pub fn hold_frame(
         &mut self,
-        id: QueueId,
-        attempt: Attempt,
-        routing: RoutingVersion,
-        rules: &Rules,
+        stream: StreamId,
+        right: &RightId,
+        frame: &Frame,
         out: &mut Vec<Action>,
-    ) {
-        match self.queue.sealed() {
-            Some(sealed) if sealed > attempt => return,
-            Some(_) => {
-                self.queue.unseal(attempt);
-                out.push(Action::Write { queue: id, record: ControlRecord::Unsealed { attempt } });
-            }
-            None => {}
+    ) -> bool {
+        let Some(open) = self.held_opens.get_mut(right).filter(|open| open.stream == stream) else {
+            return false;
+        };
+        if open.frames.len() < HELD_FRAMES {
+            open.frames.push(frame.clone());
+        } else {
+            self.held_opens.remove(right);
+            let text = format!("queue {} is being moved; open the right again", self.queue.name);
+            let refusal = Some(Refusal::new(Code::NotYet, text));
+            out.push(Action::Close { stream, refusal });
+        }
+        true
+    }
+
+    /// A stream has ended.
+    pub fn closed(&mut self, stream: StreamId, right: &RightId) {
+        if self.held_opens.get(right).is_some_and(|open| open.stream == stream) {
+            self.held_opens.remove(right);
+        }
+        if let Some(right) = self.rights.get_mut(right) {
+            right.closed(stream);
+        }
+    }
+
+    /// The opens that waited.
+    pub fn take_held_opens(&mut self) -> Vec<HeldOpen> {
+        std::mem::take(&mut self.held_opens).into_values().collect()
+    }
+
+    /// Lifts the seal of this attempt or an older one.
+    pub fn unseal(&mut self, id: QueueId, attempt: Attempt, out: &mut Vec<Action>) {
+        let sealed = self.queue.sealed();
+        if sealed.is_some_and(|sealed| sealed > attempt) {
+            return;
+        }
+        self.queue.unseal(attempt);
+        if sealed.is_some() {
+            out.push(Action::Write { queue: id, record: ControlRecord::Unsealed { attempt } });
         }
         out.push(Action::Tell(FromWorker::Unsealed { queue: id, attempt }));
-        self.release(routing, rules, out);
     }
 
     /// Decides anew about the appends that waited, if the seal is lifted.
@@ -193,6 +401,9 @@ impl Hosted {
         for right in self.rights.values_mut() {
             right.close(&refusal, out);
         }
+        for HeldOpen { stream, .. } in self.take_held_opens() {
+            out.push(Action::Close { stream, refusal: Some(refusal.clone()) });
+        }
     }
 
     /// Everything below `end` is on disk.
@@ -205,6 +416,9 @@ impl Hosted {
             out.push(Action::Tell(FromWorker::HasData { queue: id }));
         }
         out.extend(self.rights.keys().map(|right| Action::Look(*right)));
+        // What was under way when the seal came is durable now; it comes here only once, for
+        // nothing is taken after it.
+        self.tell_sealed(id, out);
         true
     }
 
@@ -237,8 +451,11 @@ impl Hosted {
             }
             ControlRecord::Sealed { attempt } => self.queue.seal(attempt),
             ControlRecord::Unsealed { attempt } => self.queue.unseal(attempt),
-            // The host takes this one.
-            ControlRecord::Removed { .. } => {}
+            // The host takes these.
+            ControlRecord::Removed { .. }
+            | ControlRecord::Copying { .. }
+            | ControlRecord::Copied(_)
+            | ControlRecord::CopyDropped { .. } => {}
             ControlRecord::Started { setup, floor } => self.subscribe(id, setup, floor),
             ControlRecord::Raised { right, epoch, holder } => {
                 let known = self.rights.get_mut(&right).ok_or_else(|| unknown(right))?;

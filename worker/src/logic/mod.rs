@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use ringway_proto::control::{FromWorker, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, Window};
+use ringway_proto::limits::MAX_CONTROL_BYTES;
 use ringway_proto::{Offset, OpenNumber, QueueId, Refusal, RightId};
 
 use crate::records::ControlRecord;
 
 pub mod ages;
+pub mod copy;
 pub mod cursor;
 pub mod dedup;
 pub mod delivery;
 pub mod flight;
 pub mod host;
 pub mod hosted;
+pub mod pace;
 pub mod queue;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
@@ -52,6 +55,16 @@ pub struct Rules {
     pub max_held_appends: usize,
     /// Bytes of appends that a sealed queue keeps waiting.
     pub max_held_bytes: usize,
+    /// A queue of which more is known than this, in bytes besides its batches, is not sealed to be
+    /// moved: the snapshot would not fit a frame.
+    pub max_snapshot_bytes: usize,
+    /// A copy that grows says how far it is after this.
+    pub progress_every: Duration,
+    /// A copy is close to its original's end when this many messages are missing, or
+    /// `close_bytes`.
+    pub close_messages: u64,
+    /// See `close_messages`.
+    pub close_bytes: u64,
 }
 
 impl Default for Rules {
@@ -66,6 +79,10 @@ impl Default for Rules {
             delivery_bytes: 256 * 1024,
             max_held_appends: 4096,
             max_held_bytes: 16 << 20,
+            max_snapshot_bytes: MAX_CONTROL_BYTES / 8 * 7,
+            progress_every: Duration::from_millis(500),
+            close_messages: 256,
+            close_bytes: 256 * 1024,
         }
     }
 }
@@ -77,6 +94,8 @@ pub enum LateOrder {
     OpenQueue,
     /// Remove the copy of a queue.
     Tombstone,
+    /// Copy a queue from its primary.
+    CopyQueue,
 }
 
 /// What the driver is to do.
@@ -158,6 +177,19 @@ pub enum Action {
     },
     /// The copy of this queue is gone: drop what is kept of its messages.
     Forget(QueueId),
+    /// Ask the primary for what is missing of a copy, instead of what is asked for now. At once.
+    Fetch {
+        /// The queue.
+        queue: QueueId,
+        /// Names the question: what comes under an older number is ignored.
+        fetch: u64,
+        /// HOST:PORT of the primary.
+        from: String,
+        /// An earlier question failed: wait a little.
+        again: bool,
+    },
+    /// Ask for nothing more of this queue. At once.
+    StopFetch(QueueId),
 }
 
 /// Messages of one batch that are to be sent.

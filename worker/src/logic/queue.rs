@@ -8,7 +8,7 @@ use ringway_proto::control::OpenQueue;
 use ringway_proto::refusal::grouped;
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session,
-    Uuid,
+    Uuid, WallTime,
 };
 
 use super::dedup::Dedup;
@@ -37,6 +37,35 @@ pub struct Append {
     pub batch_bytes: usize,
 }
 
+/// A batch that the journal holds or that comes from the primary of a copied queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredBatch {
+    /// The queue.
+    pub queue: QueueId,
+    /// The offset of its first message.
+    pub at: Offset,
+    /// Its messages.
+    pub count: u32,
+    /// Who published it.
+    pub producer: ProducerId,
+    /// In which session.
+    pub session: Session,
+    /// Under which sequence.
+    pub base_sequence: Sequence,
+    /// When the primary took it.
+    pub appended_at: WallTime,
+    /// Its size, in bytes.
+    pub bytes: u32,
+}
+
+impl StoredBatch {
+    /// The offset behind its last message.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        Offset(self.at.0.saturating_add(u64::from(self.count)))
+    }
+}
+
 /// One queue that this worker is the primary of.
 #[derive(Clone, Debug)]
 pub struct Queue {
@@ -53,6 +82,8 @@ pub struct Queue {
     /// Behind the last message that is on disk.
     durable: Offset,
     sealed: Option<Attempt>,
+    /// The newest attempt that was given up, as far as this process has heard.
+    given_up: Option<Attempt>,
     dedup: Dedup,
     /// Appends that wait for the seal to be lifted, in order.
     held: VecDeque<Append>,
@@ -78,6 +109,7 @@ impl Queue {
             end: Offset(0),
             durable: Offset(0),
             sealed: None,
+            given_up: None,
             dedup: Dedup::default(),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -150,7 +182,7 @@ impl Queue {
                 format!("queue {} is still at epoch {} here", self.name, self.epoch),
             ));
         }
-        self.dedup.check(append.producer, append.session, append.base_sequence)?;
+        self.check_producer(append)?;
         if append.largest_body_bytes > self.max_body_bytes as usize {
             return Err(Refusal::new(
                 Code::TooLarge,
@@ -164,6 +196,23 @@ impl Queue {
             .hint("store large content elsewhere and send a reference"));
         }
         Ok(())
+    }
+
+    /// What a producer sent while the queue is sealed continues what it has waiting here already,
+    /// or repeats it: whether it fits is decided when the seal is lifted.
+    fn check_producer(&mut self, append: &Append) -> Result<(), Refusal> {
+        let Append { producer, session, base_sequence, count, .. } = *append;
+        let mut waiting = self.held.iter().rev().filter(|held| held.producer == producer);
+        if let Some(last) = waiting.next() {
+            let next = Sequence(last.base_sequence.0.saturating_add(u64::from(last.count)));
+            let is_repeat =
+                |held: &Append| held.base_sequence == base_sequence && held.count == count;
+            let fits = next == base_sequence || is_repeat(last) || waiting.any(is_repeat);
+            if fits && session >= last.session {
+                return Ok(());
+            }
+        }
+        self.dedup.check(producer, session, base_sequence)
     }
 
     fn hold(&mut self, append: Append, rules: &Rules, out: &mut Vec<Action>) {
@@ -218,9 +267,17 @@ impl Queue {
 
     /// Lifts the seal if it is of this attempt or of an older one.
     pub fn unseal(&mut self, attempt: Attempt) {
+        self.given_up = self.given_up.max(Some(attempt));
         if self.sealed.is_some_and(|sealed| sealed <= attempt) {
             self.sealed = None;
         }
+    }
+
+    /// Whether a copy for this attempt leads nowhere any more.
+    #[must_use]
+    pub fn is_over(&self, attempt: Attempt) -> bool {
+        self.sealed.is_some_and(|sealed| sealed > attempt)
+            || self.given_up.is_some_and(|given_up| given_up >= attempt)
     }
 
     /// The appends that waited, in order, for another decision.
@@ -233,26 +290,34 @@ impl Queue {
     ///
     /// # Errors
     /// [`Code::Damaged`] when its offset is not the next one.
-    pub fn replay(
-        &mut self,
-        producer: ProducerId,
-        session: Session,
-        base_sequence: Sequence,
-        at: Offset,
-        count: u32,
-    ) -> Result<(), Refusal> {
+    pub fn replay(&mut self, batch: &StoredBatch) -> Result<(), Refusal> {
+        self.copy(batch)?;
+        self.durable = self.end;
+        Ok(())
+    }
+
+    /// Takes a batch of the original that this is a copy of; it is not durable here yet.
+    ///
+    /// # Errors
+    /// [`Code::Damaged`] when its offset is not the next one.
+    pub fn copy(&mut self, batch: &StoredBatch) -> Result<(), Refusal> {
+        let StoredBatch { at, count, producer, session, base_sequence, .. } = *batch;
         if at != self.end {
             return Err(Refusal::new(
                 Code::Damaged,
                 format!(
-                    "the journal holds offset {at} of queue {} where {} is the next",
+                    "a batch from offset {at} of queue {} on comes where {} is the next",
                     self.name, self.end
                 ),
             ));
         }
-        self.dedup.take(producer, session, base_sequence, count, at, at);
-        self.end = Offset(at.0 + u64::from(count));
-        self.durable = self.end;
+        let end = at.0.checked_add(u64::from(count)).filter(|end| *end > at.0);
+        let Some(end) = end else {
+            let text = format!("a batch of {count} messages at offset {at} of queue {}", self.name);
+            return Err(Refusal::new(Code::Damaged, text));
+        };
+        self.dedup.take(producer, session, base_sequence, count, at, self.durable);
+        self.end = Offset(end);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use crate::access::{Purpose, purpose};
 use crate::config::Settings;
+use crate::copy::source::Source;
 use crate::metrics::Metrics;
 use crate::shard::{Input, Shards};
 
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     /// The routing version that is known, for answers that no shard gives.
     pub routing: Arc<AtomicU64>,
     pub next_stream: AtomicU64,
+    /// For those who copy queues from here.
+    pub source: Source,
 }
 
 /// Accepts connections until the listener is shut down or `alive` ends.
@@ -78,6 +81,7 @@ async fn stream_of(
         Err(refusal) => writer.refuse(&refusal).await,
         Ok((Purpose::Publish, first)) => publish::run(writer, reader, first, &shared).await,
         Ok((Purpose::Deliver, first)) => deliver::run(writer, reader, &first, &shared).await,
+        Ok((Purpose::Copy, first)) => shared.source.run(writer, reader, &first).await,
         Ok((Purpose::Question, question)) => answer(writer, &question, &shared).await,
     };
     if let Err(e) = ended {

@@ -103,6 +103,30 @@ impl Delivery {
         self.cache.insert(queue, base, batch);
     }
 
+    /// A batch of a copy is on disk. It is not kept in memory: nobody reads it yet.
+    pub fn copied(&mut self, queue: QueueId, base: Offset, count: u32, at: Location) {
+        if let Err(e) = self.indexes.entry(queue).or_default().push(base, count, at) {
+            error!(%queue, %base, error = ?e, "a copied batch came out of order");
+        }
+    }
+
+    /// Bytes of the batches of a queue.
+    pub fn bytes_of(&self, queue: QueueId) -> u64 {
+        self.indexes.get(&queue).map_or(0, QueueIndex::bytes)
+    }
+
+    /// The batches of a queue from `from` on, up to `max_bytes`, but at least one.
+    pub fn entries(&self, queue: QueueId, from: Offset, max_bytes: u64) -> Vec<IndexEntry> {
+        let mut bytes = 0;
+        let within = |entry: &IndexEntry| {
+            let fits = bytes < max_bytes;
+            bytes += u64::from(entry.at.body_len());
+            fits
+        };
+        let Some(index) = self.indexes.get(&queue) else { return Vec::new() };
+        index.from(from).take(READ_AHEAD_BATCHES).take_while(within).collect()
+    }
+
     /// Drops what is kept of a queue that is gone.
     pub fn forget(&mut self, queue: QueueId) {
         self.indexes.remove(&queue);
@@ -138,15 +162,7 @@ impl Delivery {
         }
         reader.reading = true;
         reader.ahead.clear();
-        let mut bytes = 0;
-        let entries = self.indexes.get(&right.queue).map_or_else(Vec::new, |index: &QueueIndex| {
-            let within = |entry: &IndexEntry| {
-                let fits = bytes < READ_AHEAD_BYTES;
-                bytes += u64::from(entry.at.body_len());
-                fits
-            };
-            index.from(from).take(READ_AHEAD_BATCHES).take_while(within).collect()
-        });
+        let entries = self.entries(right.queue, from, READ_AHEAD_BYTES);
         let (journal, done) = (self.journal.clone(), self.read_done.clone());
         tokio::task::spawn_blocking(move || {
             let read_one = |entry: IndexEntry| -> Result<(Offset, Arc<Batch>), Refusal> {

@@ -2,6 +2,7 @@
 //! mailbox, the journal and the disk, and carries out what the host decides; it holds no rules of
 //! its own. Waiting for room in the mailbox is the back-pressure on producers.
 
+mod copies;
 mod deliver;
 mod rounds;
 
@@ -11,16 +12,18 @@ use std::time::{Duration, Instant};
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
-use ringway_proto::control::{FromWorker, HeldQueue, OpenRight};
+use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{Append, AppendAnswer, Deliver};
 use ringway_proto::frame::Kind;
 use ringway_proto::hash::hash;
+use ringway_proto::net::Dialer;
 use ringway_proto::{
     Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time, WallTime,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, warn};
 
+use crate::copy::target::Fetcher;
 use crate::journal::Journal;
 use crate::logic::delivery::Frame;
 use crate::logic::host::{Host, RightState, Step};
@@ -30,6 +33,8 @@ use crate::metrics::Metrics;
 use crate::replay::Indexes;
 use crate::worker::fail;
 
+use copies::Copies;
+pub(crate) use copies::{CopyAnswer, Fetched, FetchedWhat, NextAsked, Resume};
 use deliver::Delivery;
 use rounds::{Rounds, Then};
 
@@ -75,6 +80,13 @@ pub(crate) struct Answered {
     pub _permit: OwnedSemaphorePermit,
 }
 
+/// What a shard holds, as it is said at registration.
+#[derive(Debug)]
+pub(crate) struct Holdings {
+    pub queues: Vec<HeldQueue>,
+    pub copies: Vec<HeldCopy>,
+}
+
 /// What a shard is told.
 pub(crate) enum Input {
     Append(Box<AppendInput>),
@@ -101,7 +113,13 @@ pub(crate) enum Input {
         version: RoutingVersion,
         ours: BTreeSet<QueueId>,
     },
-    Held(oneshot::Sender<Vec<HeldQueue>>),
+    Held(oneshot::Sender<Holdings>),
+    /// Something came from the original of a copy.
+    Fetched(Box<Fetched>),
+    /// What a copy is to be asked for.
+    Resume(Resume),
+    /// A copy elsewhere asks for what comes next.
+    CopyNext(NextAsked),
     Lag {
         subscription: SubscriptionId,
         reply: oneshot::Sender<Vec<QueueLag>>,
@@ -223,6 +241,9 @@ pub(crate) struct Parts {
     pub events: mpsc::UnboundedSender<FromWorker>,
     pub metrics: Arc<Metrics>,
     pub cache_bytes: usize,
+    /// Its own mailbox, for what comes from the originals of copies.
+    pub mailbox: mpsc::WeakSender<Input>,
+    pub dialer: Dialer,
     /// Told why, when the shard cannot go on.
     pub failed: watch::Sender<Option<Refusal>>,
 }
@@ -241,6 +262,7 @@ pub(crate) struct Shard {
     streams: HashMap<StreamId, OutSender>,
     timers: BTreeSet<(Time, RightId)>,
     timer_of: BTreeMap<RightId, Time>,
+    copies: Copies,
     stopping: Option<oneshot::Sender<()>>,
     failed: watch::Sender<Option<Refusal>>,
 }
@@ -256,7 +278,8 @@ impl Drop for Shard {
 
 impl Shard {
     pub fn new(parts: Parts) -> Self {
-        let Parts { inputs, host, indexes, journal, events, metrics, cache_bytes, failed } = parts;
+        let Parts { inputs, host, indexes, journal, events, metrics, cache_bytes, .. } = parts;
+        let Parts { mailbox, dialer, failed, .. } = parts;
         Self {
             inputs,
             host,
@@ -270,6 +293,7 @@ impl Shard {
             streams: HashMap::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
+            copies: Copies::new(Fetcher { dialer, mailbox }),
             stopping: None,
             failed,
         }
@@ -302,6 +326,7 @@ impl Shard {
             }
             self.wake();
             self.serve();
+            self.serve_copies();
         }
         self.inputs.close();
         if let Some(stopped) = self.stopping.take() {
@@ -333,13 +358,18 @@ impl Shard {
                 self.streams.remove(&stream);
                 self.delivery.forget_right(&right);
             }
-            Input::Step { queue, step } => self.host.step(queue, *step, &mut out),
+            Input::Step { queue, step } => self.step(queue, *step, &mut out),
             Input::Routing { version, ours } => self.host.set_routing(version, ours),
             Input::Held(reply) => {
                 // What is said at a registration has to survive a crash, a seal above all.
-                let held = self.host.held();
-                self.after_writes(Then::Held { reply, held });
+                let (queues, copies) = (self.host.held(), self.host.held_copies());
+                self.after_writes(Then::Held { reply, held: Holdings { queues, copies } });
             }
+            Input::Fetched(fetched) => self.fetched(*fetched, &mut out),
+            Input::Resume(Resume { queue, fetch, reply }) => {
+                answer(reply, self.host.fetch_from(queue, fetch));
+            }
+            Input::CopyNext(asked) => self.copies.waiting.push(asked),
             Input::Lag { subscription, reply } => answer(reply, self.host.lag(subscription)),
             Input::States(reply) => {
                 answer(reply, (self.host.queues().count(), self.host.states()));
@@ -448,6 +478,10 @@ impl Shard {
                     warn!(%queue, ?order, "an order came too late and was ignored: {why}");
                 }
                 Action::Forget(queue) => self.delivery.forget(queue),
+                Action::Fetch { queue, fetch, from, again } => {
+                    self.copies.fetch(queue, fetch, from, again);
+                }
+                Action::StopFetch(queue) => self.copies.stop(queue),
             }
         }
     }
@@ -495,10 +529,8 @@ impl Shard {
 
     fn next_timer(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| self.clock.instant(*at));
-        match (timer, self.rounds.retry_at()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let copies = self.host.copies_wakeup().map(|at| self.clock.instant(at));
+        [timer, copies, self.rounds.retry_at()].into_iter().flatten().min()
     }
 
     fn wake(&mut self) {
@@ -511,6 +543,9 @@ impl Shard {
             self.act(out);
             self.set_timer(right);
         }
+        let mut out = Vec::new();
+        self.host.wake_copies(now, &mut out);
+        self.act(out);
     }
 }
 
@@ -530,7 +565,7 @@ mod tests {
         let (gone, _) = mpsc::channel(1);
         tokio::spawn(async move {
             while let Some(Input::Held(reply)) = inputs.recv().await {
-                answer(reply, Vec::new());
+                answer(reply, Holdings { queues: Vec::new(), copies: Vec::new() });
             }
         });
         let live = Shards::new(vec![mailbox.clone()]).ask_all(Input::Held).await;

@@ -5,14 +5,15 @@
 
 use std::time::{Duration, Instant};
 
-use ringway_proto::control::{FromWorker, HeldQueue};
+use ringway_proto::control::FromWorker;
 use ringway_proto::data::AckConfirmed;
 use ringway_proto::frame::Kind;
 use ringway_proto::{Epoch, Offset, QueueId, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use super::{Out, Shard, Waiting, answer, wall_now};
+use super::copies::{CopyAnswer, Written};
+use super::{Holdings, Out, Shard, Waiting, answer, wall_now};
 use crate::journal::{Journal, JournalError, Location, Record, RecordKind};
 use crate::logic::{StreamId, Token};
 use crate::metrics::group_of;
@@ -33,7 +34,11 @@ pub(super) enum Then {
     /// The coordinator is told.
     Tell(Box<FromWorker>),
     /// The queues are said as they were when it was asked.
-    Held { reply: oneshot::Sender<Vec<HeldQueue>>, held: Vec<HeldQueue> },
+    Held { reply: oneshot::Sender<Holdings>, held: Holdings },
+    /// A batch of a copy is stored.
+    Copied(Written),
+    /// A copy elsewhere gets its answer.
+    CopyAnswer { reply: oneshot::Sender<CopyAnswer>, answer: Box<CopyAnswer> },
     /// Acks are confirmed.
     Confirm { stream: StreamId, confirmed: AckConfirmed },
 }
@@ -83,11 +88,15 @@ impl Rounds {
         Ok(())
     }
 
+    pub fn write_copy(&mut self, record: Record, written: Written) {
+        self.pending.push(Item { record: Some(record), then: Then::Copied(written) });
+    }
+
     /// What goes into the next round: everything, or after a full disk only what comes before the
     /// first batch, because acks may still fit where a batch does not.
     fn next(&mut self) -> Vec<Item> {
         let was_full = self.retry_at.take().is_some();
-        let is_batch = |item: &Item| matches!(item.then, Then::Stored { .. });
+        let is_batch = |item: &Item| matches!(item.then, Then::Stored { .. } | Then::Copied(_));
         match self.pending.iter().position(is_batch) {
             Some(first) if was_full && first > 0 => {
                 let rest = self.pending.split_off(first);
@@ -196,10 +205,14 @@ impl Shard {
                 Then::Repeat { token, at } if !self.is_durable(token, at) => {
                     self.answer(token, Err(refusal.clone()));
                 }
+                // It is fetched again.
+                Then::Copied(_) => {}
                 _ => self.rounds.pending.push(item),
             }
         }
-        self.host.roll_back();
+        let mut out = Vec::new();
+        self.host.roll_back(&mut out);
+        self.act(out);
         self.rounds.retry_at = Some(Instant::now() + RETRY);
     }
 
@@ -221,6 +234,8 @@ impl Shard {
                 let _ = self.events.send(*event);
             }
             Then::Held { reply, held } => answer(reply, held),
+            Then::Copied(written) => self.copied(written, location),
+            Then::CopyAnswer { reply, answer: next } => answer(reply, *next),
             Then::Confirm { stream, confirmed } => {
                 self.send(stream, Out::Frame(Kind::AckConfirmed, confirmed.encode()));
             }

@@ -17,11 +17,14 @@ use ringway_proto::{
 use super::super::catalog::GroupWish;
 use super::super::placement::Queue;
 use super::super::rights::Right;
-use super::super::rows::{GroupRow, MemberRow, Phase, SubscriptionRow, WorkerRow};
+use super::super::rows::{GroupRow, MemberRow, MoveStep, Phase, SubscriptionRow, WorkerRow};
 use super::{Effects, Machine, too_large_to_route};
 
 /// What the routing may have when a group or binding is added; later epochs need some bytes too.
 const MAX_ROUTING_BYTES: usize = MAX_CONTROL_BYTES / 4 * 3;
+
+/// The most plans of one list.
+const MAX_LISTED_PLANS: usize = 1_000;
 
 impl Machine {
     pub(super) fn answer(
@@ -61,6 +64,16 @@ impl Machine {
                 self.workers.values().map(|row| self.worker_info(row)).collect(),
             )),
             AdminRequest::Plan => Ok(AdminResponse::Plan(self.plan_info())),
+            AdminRequest::Drain { worker, undo } => self.drain(now, &worker, undo),
+            AdminRequest::PlanIf { change } => self.plan_if_info(&change).map(AdminResponse::Plan),
+            AdminRequest::Explain { queue, subscription } => {
+                self.explain(&queue, subscription).map(AdminResponse::Explanation)
+            }
+            AdminRequest::PlanList { limit } => {
+                Ok(AdminResponse::Plans(self.plans.newest((limit as usize).min(MAX_LISTED_PLANS))))
+            }
+            // Answered by whoever can wait for it.
+            AdminRequest::PlanReplay { .. } => Err(lost("the question")),
         }
     }
 
@@ -101,7 +114,7 @@ impl Machine {
                 .filter(|s| self.rights_in(*s).any(|(right, _)| right.queue.group == id))
                 .collect();
             let row = self.catalog.delete_group(name, &mut self.dirty)?;
-            self.remove_queues(&row, out);
+            self.remove_queues(now, &row, out);
             for subscription in readers {
                 self.rights_due(now, subscription, false);
             }
@@ -189,6 +202,7 @@ impl Machine {
             members: count(self.members.values()),
             moves: self.meta.moves,
             lower_bound: self.meta.lower_bound,
+            moving: self.moving_infos(),
         }
     }
 
@@ -210,17 +224,16 @@ impl Machine {
     }
 
     fn waits(&self, step: &super::QueueMove) -> Option<String> {
-        let row = self.queues.get(&step.queue)?.row();
-        if row.has_data {
-            return Some("has data".to_owned());
-        }
-        if row.moving.as_ref().is_some_and(|moving| moving.to == step.to) {
+        let queue = self.queues.get(&step.queue)?;
+        let row = queue.row();
+        if queue.is_moving_to(&step.to) && queue.step() != Some(MoveStep::Waiting) {
             return None;
         }
         let down = |id: &WorkerId| self.workers.get(id).is_none_or(|row| !row.up);
         let stuck = row.primary.iter().chain([&step.to]).find(|id| down(id));
         Some(match stuck {
             Some(worker) => format!("{worker} is down"),
+            None if queue.is_moving_to(&step.to) => "its turn".to_owned(),
             None => "next plan".to_owned(),
         })
     }
@@ -253,7 +266,7 @@ impl Machine {
         }
     }
 
-    fn queue_info(&self, queue: &Queue) -> QueueInfo {
+    pub(super) fn queue_info(&self, queue: &Queue) -> QueueInfo {
         let row = queue.row();
         let state = match (self.queue_state(queue), &row.primary) {
             ("waiting", Some(worker)) => format!("waiting for {worker}"),
@@ -323,14 +336,21 @@ impl Machine {
         }
     }
 
-    fn worker_info(&self, row: &WorkerRow) -> WorkerInfo {
+    pub(super) fn worker_info(&self, row: &WorkerRow) -> WorkerInfo {
+        let queues = count(self.queues.values().filter(|queue| queue.is_led_by(&row.id)));
+        let state = match (row.draining, row.up) {
+            (true, _) if queues == 0 => "drained",
+            (_, false) => "down",
+            (true, true) => "draining",
+            (false, true) => "up",
+        };
         WorkerInfo {
             worker: row.id.clone(),
-            state: if row.up { "up" } else { "down" }.to_owned(),
+            state: state.to_owned(),
             address: row.address.clone(),
             http: row.http.clone(),
             weight: row.weight,
-            queues: count(self.queues.values().filter(|queue| queue.is_led_by(&row.id))),
+            queues,
         }
     }
 }
@@ -365,6 +385,6 @@ fn largest_route(wish: &GroupWish) -> GroupRoute {
 }
 
 /// An invariant of our own is broken; said instead of a panic.
-fn lost(what: &str) -> Refusal {
+pub(super) fn lost(what: &str) -> Refusal {
     Refusal::new(Code::Internal, format!("{what} is not where it was put"))
 }

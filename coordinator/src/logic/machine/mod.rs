@@ -7,7 +7,9 @@
 //! actions: durable before visible.
 
 mod admin;
+mod explain;
 mod members;
+mod moves;
 mod planning;
 mod queues;
 mod snapshot;
@@ -31,8 +33,9 @@ use self::members::PendingJoin;
 use self::planning::{Planner, QueueMove};
 use super::catalog::{Catalog, default_group};
 use super::placement::Queue;
+use super::plans::{PlanLog, PlanRow};
 use super::rights::Right;
-use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, Row, WorkerRow};
+use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, MoveStep, Row, WorkerRow};
 use super::sessions::{Conn, Sessions};
 use super::timing::Timing;
 
@@ -116,6 +119,14 @@ pub enum Action {
         /// The answer.
         answer: Result<AdminResponse, Refusal>,
     },
+    /// Compute these plans anew, compare, and answer an administrator with what was found. It may
+    /// take long, and changes nothing.
+    Replay {
+        /// Which question.
+        reply: ReplyTo,
+        /// The plans.
+        plans: Vec<Arc<PlanRow>>,
+    },
     /// End a connection whose sessions have lapsed, so that its owner notices and comes again.
     Close {
         /// Which.
@@ -132,6 +143,8 @@ pub enum Event {
     Planned,
     /// A queue has another primary.
     QueueMoved(MoveReason),
+    /// A queue has another primary, this long after its move began.
+    QueueMoveTook(Duration),
     /// A right has another member.
     RightMoved(MoveReason),
     /// A holder gave a right up, or was fenced, after this time.
@@ -168,6 +181,8 @@ pub struct Setup {
     pub id: String,
     /// The durations to decide by.
     pub timing: Timing,
+    /// The calendar's time at [`Time`] 0, in milliseconds since 1970: when plans were made.
+    pub epoch_ms: u64,
     /// Where the identities of new queues come from: drawn at random at each start.
     pub seed: u128,
 }
@@ -197,6 +212,15 @@ pub struct Machine {
     right_planners: BTreeMap<SubscriptionId, Planner<MemberId>>,
     /// The moves of the last plan of queues, also those that wait.
     queue_moves: Vec<QueueMove>,
+    plans: PlanLog,
+    /// Moves may have a step to take.
+    moves_due: bool,
+    /// Since when the queue is to be sealed that is so the longest.
+    sealing_since: Option<Time>,
+    /// Since when workers are down, until their moves are given up.
+    down_since: BTreeMap<WorkerId, Time>,
+    /// Copies that connected workers have not said to have removed.
+    drops: BTreeMap<(WorkerId, QueueId), moves::Drop>,
 
     /// Rows that this step changed.
     dirty: BTreeSet<Key>,
@@ -250,6 +274,11 @@ impl Machine {
             queue_planner: Planner::default(),
             right_planners: BTreeMap::new(),
             queue_moves: Vec::new(),
+            plans: PlanLog::default(),
+            moves_due: true,
+            sealing_since: None,
+            down_since: BTreeMap::new(),
+            drops: BTreeMap::new(),
             dirty: BTreeSet::new(),
             to_drive: BTreeSet::new(),
             routing: Arc::default(),
@@ -267,12 +296,19 @@ impl Machine {
             Row::Worker(row) => {
                 if row.up {
                     self.worker_sessions.restore(row.id.clone(), heard);
+                } else {
+                    self.down_since.insert(row.id.clone(), now);
                 }
                 self.workers.insert(row.id.clone(), row);
             }
             Row::Queue(row) => {
-                self.queues.insert(row.id, Queue::new(row));
+                let mut queue = Queue::new(row);
+                if queue.step() == Some(MoveStep::Sealing) {
+                    queue.set_step(now, MoveStep::Sealing);
+                }
+                self.queues.insert(queue.row().id, queue);
             }
+            Row::Plan(row) => self.plans.restore(row),
             Row::Grave(row) => {
                 self.graves.insert((row.worker.clone(), row.queue), row);
             }
@@ -309,6 +345,9 @@ impl Machine {
                 self.watchers.remove(&conn);
                 self.worker_routing.remove(&conn);
             }
+            Input::Admin { reply, request: AdminRequest::PlanReplay { from } } => {
+                out.actions.push(Action::Replay { reply, plans: self.plans.since(from) });
+            }
             Input::Admin { reply, request } => {
                 let answer = self.answer(now, request, out);
                 out.actions.push(Action::Reply { reply, answer });
@@ -326,6 +365,7 @@ impl Machine {
             self.lapse_member(now, subscription, &member, out);
         }
         self.expire_rights(now, out);
+        self.expire_moves(now, out);
         if self.repeat_at.is_some_and(|at| at <= now) {
             self.repeat(now, out);
         }
@@ -342,6 +382,7 @@ impl Machine {
             self.revoking.iter().filter_map(|id| self.deadline_of(*id)).min(),
             self.repeat_at,
             self.next_plan(),
+            self.next_give_up(),
         ];
         fixed.into_iter().flatten().min()
     }
@@ -350,6 +391,7 @@ impl Machine {
     /// where it changed, and lists the rows that changed.
     pub fn finish(&mut self, now: Time, out: &mut Effects) {
         self.make_plans(now, out);
+        self.drive_moves(now, out);
         self.drive_rights(now, out);
         self.complete_joins(now, out);
         self.complete_leaves(out);
@@ -377,6 +419,7 @@ impl Machine {
                 self.members.get(&(*subscription, member.clone())).cloned().map(Row::Member)
             }
             Key::Right(id) => self.rights.get(id).map(|r| Row::Right(r.row().clone())),
+            Key::Plan(number) => self.plans.get(*number).cloned().map(Row::Plan),
             key => self.catalog.row(key),
         }
     }

@@ -4,13 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use ringway_proto::control::ToWorker;
+use ringway_proto::admin::PlanChange;
+use ringway_proto::limits::WEIGHT_RANGE;
 use ringway_proto::ring::RingNode;
-use ringway_proto::{MemberId, QueueId, RightId, SubscriptionId, Time, WorkerId};
+use ringway_proto::{MemberId, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId};
 
+use super::super::catalog::check_bounds;
+use super::super::placement::Queue;
 use super::super::plan::{
-    Item, Move, Node, Pin, Preferences, Reason, plan, queue_point, right_point,
+    Item, Move, Node, Pin, Plan, Preferences, Reason, plan, queue_point, right_point,
 };
+use super::super::plans::{Inputs, PlanOf, PlanRow};
 use super::super::rows::{Key, MoveReason};
 use super::{Effects, Event, Machine};
 
@@ -62,6 +66,31 @@ pub struct QueueMove {
     pub to: WorkerId,
     /// Why, for people.
     pub reason: String,
+}
+
+/// How an item's owner stands among the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Its rank in the order in which the item prefers nodes, from 1; none when it takes no part.
+    pub rank: Option<u32>,
+    /// How many items it has.
+    pub held: u32,
+    /// How many it may have.
+    pub quota: u32,
+    /// How many nodes take part.
+    pub nodes: u32,
+}
+
+impl Standing {
+    fn new<I, N: RingNode>(made: &Plan<I, N>, nodes: &[Node<N>], point: u64, owner: &N) -> Self {
+        let share = made.quotas.iter().find(|quota| quota.node == *owner);
+        Self {
+            rank: Preferences::default().rank(nodes, point, owner),
+            held: share.map_or(0, |share| share.held as u32),
+            quota: share.map_or(0, |share| share.quota as u32),
+            nodes: nodes.len() as u32,
+        }
+    }
 }
 
 impl Machine {
@@ -122,10 +151,76 @@ impl Machine {
     }
 
     fn worker_nodes(&self) -> Vec<Node<WorkerId>> {
-        self.workers
-            .values()
-            .map(|row| Node { id: row.id.clone(), weight: row.weight, up: row.up })
+        let staying = self.workers.values().filter(|row| !row.draining);
+        staying.map(|row| Node { id: row.id.clone(), weight: row.weight, up: row.up }).collect()
+    }
+
+    /// The queues as a plan takes them. What is at a worker that is down has to be given away by
+    /// that worker.
+    fn queue_items(&self) -> Vec<Item<'_, QueueId, WorkerId>> {
+        let is_down = |worker| self.workers.get(worker).is_some_and(|row| !row.up);
+        let item = |queue| {
+            let row = Queue::row(queue);
+            let pin =
+                if row.primary.as_ref().is_some_and(is_down) { Pin::OwnerDown } else { Pin::Free };
+            Item { id: row.id, point: queue_point(row.id), owner: queue.owner(), pin }
+        };
+        self.queues.values().map(item).collect()
+    }
+
+    /// What the next plan of queues would be if the workers changed like this.
+    pub(super) fn plan_if(&self, change: &PlanChange) -> Result<Plan<QueueId, WorkerId>, Refusal> {
+        let before = self.worker_nodes();
+        let mut nodes = before.clone();
+        let (PlanChange::Join { worker, .. } | PlanChange::Leave { worker }) = change;
+        nodes.retain(|node| node.id != *worker);
+        match change {
+            PlanChange::Join { weight, .. } => {
+                check_bounds("weight", *weight, WEIGHT_RANGE)?;
+                nodes.push(Node { id: worker.clone(), weight: *weight, up: true });
+            }
+            PlanChange::Leave { .. } if nodes.len() == before.len() => {
+                return Err(self.no_worker(worker));
+            }
+            PlanChange::Leave { .. } => {}
+        }
+        let mut preferences = self.queue_planner.preferences.clone();
+        Ok(plan(&mut preferences, &before, &nodes, &self.queue_items()))
+    }
+
+    /// Where the queues stand: who has how many and may have, and the rank of `owner` in the order
+    /// in which this one prefers workers.
+    pub(super) fn explain_queue(&self, id: QueueId, owner: &WorkerId) -> Standing {
+        let nodes = self.worker_nodes();
+        let made =
+            plan(&mut self.queue_planner.preferences.clone(), &nodes, &nodes, &self.queue_items());
+        Standing::new(&made, &nodes, queue_point(id), owner)
+    }
+
+    /// As [`Self::explain_queue`], for a right.
+    pub(super) fn explain_right(&self, id: RightId, owner: &MemberId) -> Standing {
+        let nodes = self.member_nodes(id.subscription);
+        let items = self.right_items(id.subscription);
+        let made = plan(&mut Preferences::default(), &nodes, &nodes, &items);
+        Standing::new(&made, &nodes, right_point(&id), owner)
+    }
+
+    fn right_items(&self, subscription: SubscriptionId) -> Vec<Item<'_, RightId, MemberId>> {
+        self.rights_in(subscription)
+            .map(|(id, right)| Item {
+                id: *id,
+                point: right_point(id),
+                owner: right.row().target.as_ref(),
+                pin: Pin::Free,
+            })
             .collect()
+    }
+
+    /// Keeps a plan that was made, in the place of the oldest.
+    fn keep_plan(&mut self, row: PlanRow) {
+        self.dirty.insert(Key::Plan(row.number));
+        let gone = self.plans.keep(row);
+        self.dirty.extend(gone.into_iter().map(Key::Plan));
     }
 
     fn member_nodes(&self, subscription: SubscriptionId) -> Vec<Node<MemberId>> {
@@ -143,23 +238,24 @@ impl Machine {
 
     fn plan_queues(&mut self, now: Time, out: &mut Effects) {
         let nodes = self.worker_nodes();
-        let items: Vec<_> = self
-            .queues
-            .values()
-            .map(|queue| Item {
-                id: queue.row().id,
-                point: queue_point(queue.row().id),
-                owner: queue.owner(),
-                pin: if queue.row().has_data { Pin::HasData } else { Pin::Free },
-            })
-            .collect();
-        let planner = &mut self.queue_planner;
+        let mut planner = std::mem::take(&mut self.queue_planner);
+        let items = self.queue_items();
         let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
+        let inputs = Inputs {
+            number: self.meta.plan + 1,
+            of: PlanOf::Queues,
+            made_at_ms: self.calendar(now),
+            before: &planner.before,
+            nodes: &nodes,
+        };
+        let row = PlanRow::new(inputs, &items, |id| *id, &made);
         planner.before = nodes;
         planner.planned_at = Some(now);
         planner.due = None;
+        self.queue_planner = planner;
         self.meta.queues_due = false;
         self.begin_plan(out);
+        self.keep_plan(row);
         self.meta.queue_plan = self.meta.plan;
         self.meta.lower_bound += made.lower_bound_now as u64;
 
@@ -205,19 +301,21 @@ impl Machine {
     fn move_queue(&mut self, now: Time, step: Move<QueueId, WorkerId>, out: &mut Effects) {
         let id = step.item;
         // A move that this one replaces no longer counts; neither does going back.
-        self.give_up_move(id, out);
+        self.give_up_move(now, id, out);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if queue.is_led_by(&step.to) {
             self.uncount_move();
             return;
         }
-        queue.begin_move(step.to, step.reason.to_string(), move_reason(&step.reason));
+        queue.begin_move(now, step.to, step.reason.to_string(), move_reason(&step.reason));
         self.dirty.insert(Key::Queue(id));
-        let (epoch, attempt) = (queue.row().epoch, queue.row().attempt);
-        if let Some(worker) = self.primary(id) {
-            self.tell_worker(&worker, ToWorker::SealQueue { queue: id, epoch, attempt }, out);
-            self.expect_answer(now);
-        }
+        self.moves_due = true;
+        self.tell_seal(now, id, out);
+    }
+
+    /// What the calendar says, in milliseconds since 1970.
+    fn calendar(&self, now: Time) -> u64 {
+        self.setup.epoch_ms.saturating_add(now.0)
     }
 
     /// A move that a plan counted does not happen: the least that was needed is one less.
@@ -242,17 +340,23 @@ impl Machine {
                 self.aim(id, None, None);
             }
         } else {
-            let items: Vec<_> = self
-                .rights_in(subscription)
-                .map(|(id, right)| Item {
-                    id: *id,
-                    point: right_point(id),
-                    owner: right.row().target.as_ref(),
-                    pin: Pin::Free,
-                })
-                .collect();
+            let items = self.right_items(subscription);
             let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
+            let name = self.catalog.subscription(subscription).map(|row| row.setup.name.clone());
+            let row = name.map(|name| {
+                let inputs = Inputs {
+                    number: self.meta.plan + 1,
+                    of: PlanOf::Rights { id: subscription, name },
+                    made_at_ms: self.calendar(now),
+                    before: &planner.before,
+                    nodes: &nodes,
+                };
+                PlanRow::new(inputs, &items, |id| id.queue, &made)
+            });
             self.begin_plan(out);
+            if let Some(row) = row {
+                self.keep_plan(row);
+            }
             self.meta.lower_bound += made.lower_bound_now as u64;
             for (id, member) in made.first {
                 self.aim(id, Some(member), None);

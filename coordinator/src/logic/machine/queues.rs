@@ -3,14 +3,14 @@
 
 use ringway_proto::control::{OpenQueue, Start, SubscriptionSetup, ToClient, ToWorker};
 use ringway_proto::{
-    Attempt, Epoch, GroupId, Offset, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId,
+    Attempt, Epoch, GroupId, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId,
 };
 
 use super::super::catalog::GroupWish;
-use super::super::placement::{Queue, Sealed};
+use super::super::placement::Queue;
 use super::super::rights::Right;
 use super::super::rows::{GraveRow, GroupRow, Key, Phase, QueueRow, RightRow};
-use super::{Effects, Event, Machine};
+use super::{Effects, Machine};
 
 impl Machine {
     /// Makes a group with its queues and the rights to them. Returns whether it is new.
@@ -35,14 +35,18 @@ impl Machine {
     }
 
     /// Removes the queues of a group that is gone, and the rights to them.
-    pub(super) fn remove_queues(&mut self, group: &GroupRow, out: &mut Effects) {
+    pub(super) fn remove_queues(&mut self, now: Time, group: &GroupRow, out: &mut Effects) {
         for index in 0..group.queues {
             let id = QueueId::new(group.id, index);
             let Some(queue) = self.queues.remove(&id) else { continue };
             self.dirty.insert(Key::Queue(id));
             let row = queue.row();
-            if row.moving.is_some() {
+            if let Some(moving) = &row.moving {
                 self.uncount_move();
+                self.moves_due = true;
+                if moving.has_copy() {
+                    self.drop_copy(now, &moving.to, id, row.uuid, moving.attempt, out);
+                }
             }
             if let Some(worker) = row.primary.clone() {
                 let epoch = row.epoch.next();
@@ -187,10 +191,7 @@ impl Machine {
         if !queue.opened {
             messages.push(ToWorker::OpenQueue(self.open_queue(row, &rights)));
         }
-        if let Some(moving) = &row.moving {
-            let (epoch, attempt) = (row.epoch, moving.attempt);
-            messages.push(ToWorker::SealQueue { queue: id, epoch, attempt });
-        }
+        messages.extend(self.seal_of(id).map(|(_, seal)| seal));
         for right in rights.iter().filter_map(|id| self.rights.get(id)) {
             messages.extend(self.unanswered(right));
         }
@@ -253,69 +254,12 @@ impl Machine {
         }
     }
 
-    /// The queue has messages: whatever was on to move it is given up.
-    pub(super) fn note_data(&mut self, worker: &WorkerId, id: QueueId, out: &mut Effects) {
+    /// The queue has messages: from now on it moves only with them.
+    pub(super) fn note_data(&mut self, worker: &WorkerId, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.is_led_by(worker)) else { return };
         if queue.set_has_data() {
             self.dirty.insert(Key::Queue(id));
-        }
-        self.give_up_move(id, out);
-    }
-
-    /// Gives a move up, if there is one: the raised attempt is stored before the unseal is sent.
-    pub(super) fn give_up_move(&mut self, id: QueueId, out: &mut Effects) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        if !queue.give_up() {
-            return;
-        }
-        let attempt = queue.lift();
-        self.dirty.insert(Key::Queue(id));
-        self.uncount_move();
-        if let Some(worker) = self.primary(id) {
-            self.tell_worker(&worker, ToWorker::Unseal { queue: id, attempt }, out);
-        }
-    }
-
-    pub(super) fn note_sealed(
-        &mut self,
-        now: Time,
-        worker: &WorkerId,
-        id: QueueId,
-        attempt: Attempt,
-        end: Offset,
-        out: &mut Effects,
-    ) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        match queue.sealed(worker, attempt, end) {
-            Sealed::Ignored => {}
-            Sealed::Lift(attempt) => {
-                self.tell_worker(worker, ToWorker::Unseal { queue: id, attempt }, out);
-            }
-            Sealed::HasData(attempt) => {
-                self.dirty.insert(Key::Queue(id));
-                self.uncount_move();
-                self.tell_worker(worker, ToWorker::Unseal { queue: id, attempt }, out);
-            }
-            Sealed::Swapped { from, reason } => {
-                let (uuid, epoch) = (queue.row().uuid, queue.row().epoch);
-                let to = queue.row().primary.clone();
-                self.dirty.insert(Key::Queue(id));
-                self.routing_changed = true;
-                self.meta.moves += 1;
-                self.dirty.insert(Key::Meta);
-                out.events.push(Event::QueueMoved(reason));
-                if let Some(to) = to {
-                    // It may still have a tombstone to answer; this open is above it.
-                    self.graves.remove(&(to.clone(), id));
-                    self.dirty.insert(Key::Grave(to, id));
-                }
-                self.restart_subscriptions(id);
-                self.tell_queue(now, id, out);
-                let message = ToWorker::Tombstone { queue: id, uuid, epoch };
-                self.tell_worker(&from, message, out);
-                self.bury(GraveRow { worker: from, queue: id, uuid, epoch });
-                self.expect_answer(now);
-            }
+            self.moves_due = true;
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::super::placement::Queue;
 use super::super::rights::Right;
+use super::super::rows::MoveStep;
 use super::admin::{count, right_state};
+use super::moves::{MOVE_PHASES, move_phase};
 use super::{Machine, MemberId, SubscriptionId};
 
 /// How evenly something is spread: the largest load over the mean, both in proportion to weight.
@@ -37,6 +40,8 @@ pub struct Snapshot {
     pub groups: u32,
     /// How many queues are in which state.
     pub queues: BTreeMap<&'static str, u32>,
+    /// How many queues are in which phase of a move.
+    pub queue_moves: BTreeMap<&'static str, u32>,
     /// How evenly the queues are spread.
     pub balance: Balance,
     /// Each subscription.
@@ -52,10 +57,12 @@ pub struct Snapshot {
 }
 
 impl Machine {
-    /// Whether every queue is where the last plan has it, and no plan of queues is due.
+    /// Whether every queue without messages is where the last plan has it, and no plan of queues
+    /// is due. A queue with messages serves while it is copied, however long that takes.
     #[must_use]
     pub fn queues_are_settled(&self) -> bool {
-        !self.meta.queues_due && self.queues.values().all(|queue| queue.row().moving.is_none())
+        let settled = |queue: &Queue| queue.step().is_none_or(|step| step != MoveStep::Empty);
+        !self.meta.queues_due && self.queues.values().all(settled)
     }
 
     /// The state in numbers.
@@ -64,21 +71,29 @@ impl Machine {
         let up = count(self.workers.values().filter(|row| row.up));
         let mut queues =
             BTreeMap::from([("serving", 0), ("moving", 0), ("waiting", 0), ("unassigned", 0)]);
+        let mut queue_moves = MOVE_PHASES.map(|phase| (phase, 0)).into();
         let mut led = BTreeMap::new();
         for queue in self.queues.values() {
             *queues.entry(self.queue_state(queue)).or_default() += 1;
+            if let Some(phase) = move_phase(queue) {
+                *BTreeMap::entry(&mut queue_moves, phase).or_default() += 1;
+            }
             if let Some(primary) = &queue.row().primary {
                 *led.entry(primary).or_default() += 1;
             }
         }
-        let loads =
-            self.workers.values().map(|row| (led.get(&row.id).copied().unwrap_or(0), row.weight));
+        let loads = self
+            .workers
+            .values()
+            .filter(|row| !row.draining)
+            .map(|row| (led.get(&row.id).copied().unwrap_or(0), row.weight));
         Snapshot {
             workers_up: up,
             workers_down: count(self.workers.values()) - up,
             groups: count(self.catalog.groups()),
             balance: balance(loads),
             queues,
+            queue_moves,
             subscriptions: self.subscription_snapshots(),
             plan: self.meta.plan,
             routing: self.routing.version.0,

@@ -6,7 +6,7 @@ use ringway_proto::limits::{MAX_WORKERS, WEIGHT_RANGE};
 use ringway_proto::{Code, QueueId, Refusal, RoutingVersion, Time, WorkerId};
 
 use super::super::catalog::check_bounds;
-use super::super::placement::{Findings, judge};
+use super::super::placement::{Copied, Findings, judge};
 use super::super::rows::{GraveRow, Key, WorkerRow};
 use super::super::sessions::Conn;
 use super::{Action, Effects, Event, Machine};
@@ -30,25 +30,30 @@ impl Machine {
         let Some(worker) = self.worker_sessions.on(conn).next().cloned() else { return };
         match message {
             FromWorker::Register(_) => {}
-            FromWorker::QueueOpened { queue, epoch } => {
-                if let Some(q) = self.queues.get_mut(&queue)
-                    && q.is_led_by(&worker)
-                    && q.row().epoch == epoch
-                {
-                    q.opened = true;
-                }
-            }
-            FromWorker::HasData { queue } => self.note_data(&worker, queue, out),
+            FromWorker::QueueOpened { queue, epoch } => self.note_opened(&worker, queue, epoch),
+            FromWorker::HasData { queue } => self.note_data(&worker, queue),
             FromWorker::Sealed { queue, attempt, end } => {
                 self.note_sealed(now, &worker, queue, attempt, end, out);
             }
-            FromWorker::SealDeclined { queue, .. } => self.note_data(&worker, queue, out),
+            FromWorker::SealDeclined { queue, .. } => self.note_data(&worker, queue),
+            FromWorker::CopyProgress { queue, attempt, copied, end, copied_bytes, total_bytes } => {
+                let said = Copied { copied, end, copied_bytes, total_bytes, at: now, first: None };
+                self.note_copied(&worker, queue, attempt, said);
+            }
+            FromWorker::CopySynced { queue, attempt, end } => {
+                self.note_synced(now, &worker, queue, attempt, end, out);
+            }
+            FromWorker::CopyDropped { queue, attempt } => {
+                self.note_dropped(&worker, queue, attempt);
+            }
             FromWorker::Unsealed { .. } => {}
             FromWorker::Removed { queue, epoch } => {
                 let key = (worker, queue);
                 if self.graves.get(&key).is_some_and(|grave| grave.epoch == epoch) {
                     self.graves.remove(&key);
                     self.dirty.insert(Key::Grave(key.0, key.1));
+                    // A copy of it may begin there now.
+                    self.moves_due = true;
                 }
             }
             FromWorker::SubscriptionStarted { subscription, queue } => {
@@ -86,7 +91,7 @@ impl Machine {
         self.take_row(now, register);
         out.actions.push(Action::ToWorker { conn, message: ToWorker::Registered });
         self.take_findings(now, &worker, findings, out);
-        self.repeat_to(now, &worker, out);
+        self.repeat_to(now, &worker, true, out);
     }
 
     fn check_register(&self, register: &Register) -> Result<(), Refusal> {
@@ -131,7 +136,10 @@ impl Machine {
             weight: register.weight,
             zone: register.zone,
             up: true,
+            draining: self.workers.get(&register.worker).is_some_and(|row| row.draining),
         };
+        self.down_since.remove(&row.id);
+        self.moves_due = true;
         let known = self.workers.get(&row.id);
         if known == Some(&row) {
             return;
@@ -154,7 +162,7 @@ impl Machine {
         out: &mut Effects,
     ) {
         for id in &findings.reopen {
-            self.give_up_move(*id, out);
+            self.give_up_move(now, *id, out);
             if let Some(queue) = self.queues.get_mut(id) {
                 queue.reopen();
             }
@@ -168,6 +176,9 @@ impl Machine {
             let open = findings.open.contains(&id);
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.opened = open;
+                if open {
+                    queue.came_from = None;
+                }
             }
             if !open {
                 // The journal may have been lost before the subscriptions were in it.
@@ -175,13 +186,20 @@ impl Machine {
             }
         }
         for id in findings.has_data {
-            self.note_data(worker, id, out);
+            self.note_data(worker, id);
         }
         for (queue, uuid, epoch) in findings.tombstones {
             self.bury(GraveRow { worker: worker.clone(), queue, uuid, epoch });
         }
         for (queue, attempt, end) in findings.sealed {
             self.note_sealed(now, worker, queue, attempt, end, out);
+        }
+        self.drops.retain(|(at, _), _| at != worker);
+        for (queue, uuid, attempt) in findings.drops {
+            self.drop_copy(now, worker, queue, uuid, attempt, out);
+        }
+        for (queue, attempt, end) in findings.synced {
+            self.note_synced(now, worker, queue, attempt, end, out);
         }
     }
 
@@ -195,7 +213,7 @@ impl Machine {
         self.graves.insert(key, grave);
     }
 
-    pub(super) fn lapse_worker(&mut self, _now: Time, worker: &WorkerId, out: &mut Effects) {
+    pub(super) fn lapse_worker(&mut self, now: Time, worker: &WorkerId, out: &mut Effects) {
         if let Some(conn) = self.worker_sessions.end(worker) {
             self.worker_routing.remove(&conn);
             out.actions.push(Action::Close { conn, reason: "the session lapsed" });
@@ -206,19 +224,7 @@ impl Machine {
             self.dirty.insert(Key::Worker(worker.clone()));
             self.routing_changed = true;
         }
-        // It can neither seal nor open, so no move from or to it goes on.
-        let stuck: Vec<QueueId> = self
-            .queues
-            .iter()
-            .filter(|(_, q)| {
-                let moving = q.row().moving.as_ref();
-                moving.is_some_and(|m| m.to == *worker || q.is_led_by(worker))
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for queue in stuck {
-            self.give_up_move(queue, out);
-        }
+        self.lapse_moves(now, worker, out);
     }
 
     /// Says everything again that a connected worker has not answered.
@@ -231,12 +237,12 @@ impl Machine {
             .cloned()
             .collect();
         for worker in connected {
-            self.repeat_to(now, &worker, out);
+            self.repeat_to(now, &worker, false, out);
         }
     }
 
     /// Says everything that this worker has not answered.
-    fn repeat_to(&mut self, now: Time, worker: &WorkerId, out: &mut Effects) {
+    fn repeat_to(&mut self, now: Time, worker: &WorkerId, is_new: bool, out: &mut Effects) {
         let from = (worker.clone(), QueueId::from(0));
         let graves: Vec<GraveRow> = self
             .graves
@@ -253,5 +259,6 @@ impl Machine {
         for queue in led {
             self.tell_queue(now, queue, out);
         }
+        self.repeat_copies_to(now, worker, is_new, out);
     }
 }

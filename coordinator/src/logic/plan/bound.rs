@@ -82,7 +82,10 @@ mod tests {
     fn items(owners: &[(Owner, bool)]) -> Vec<Previous> {
         owners
             .iter()
-            .map(|(owner, waits)| Previous { owner: *owner, waits: waits.then_some(Wait::HasData) })
+            .map(|(owner, waits)| Previous {
+                owner: *owner,
+                waits: waits.then_some(Wait::OwnerDown),
+            })
             .collect()
     }
 

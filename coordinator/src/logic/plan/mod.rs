@@ -38,13 +38,18 @@ pub struct Node<N> {
     pub up: bool,
 }
 
+/// The version of this planner. Another one may plan the same inputs differently, so a kept plan
+/// is computed anew only by the version that made it. Grows with every change of a result.
+pub const PLANNER_VERSION: u32 = 1;
+
 /// Whether an item can be moved at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pin {
     /// It can.
     Free,
-    /// Not now: it has data that stays where it is. Its move is planned for, listed, and waits.
-    HasData,
+    /// Not now: who has it is down, and has to give it away itself. Its move is planned for,
+    /// listed, and waits. (An item of a node that is in the list and not up need not say so.)
+    OwnerDown,
 }
 
 /// One thing to assign. Items are passed in the order of their ids.
@@ -92,6 +97,14 @@ impl<N: RingNode> Default for Preferences<N> {
 }
 
 impl<N: RingNode> Preferences<N> {
+    /// Where `node` stands in the order in which an item at `point` prefers `nodes`, from 1.
+    pub fn rank(&mut self, nodes: &[Node<N>], point: u64, node: &N) -> Option<u32> {
+        let sorted: Vec<&Node<N>> =
+            nodes.iter().map(|n| (&n.id, n)).collect::<BTreeMap<_, _>>().into_values().collect();
+        self.update(&sorted);
+        (1..).zip(self.ring.walk(point)).find(|(_, at)| *at == node).map(|(rank, _)| rank)
+    }
+
     /// Makes this the ring over `nodes`, which are sorted by id: so an index into them is one
     /// into the nodes of the ring.
     fn update(&mut self, nodes: &[&Node<N>]) {
@@ -145,8 +158,6 @@ pub struct Move<I, N> {
 /// What a move waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
-    /// The item has data that stays where it is.
-    HasData,
     /// The node that holds it is not up, and has to give it away itself.
     OwnerDown,
 }
@@ -154,7 +165,6 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::HasData => "has data",
             Self::OwnerDown => "owner is down",
         })
     }
@@ -321,7 +331,7 @@ fn previous<I, N: RingNode>(nodes: &[&Node<N>], items: &[Item<'_, I, N>]) -> Vec
             };
             let waits = match (item.pin, owner) {
                 (_, Owner::Nobody) => None,
-                (Pin::HasData, _) => Some(Wait::HasData),
+                (Pin::OwnerDown, _) => Some(Wait::OwnerDown),
                 (Pin::Free, Owner::Node(node)) if !nodes[node as usize].up => Some(Wait::OwnerDown),
                 (Pin::Free, _) => None,
             };

@@ -29,7 +29,7 @@ fn point(item: u32) -> u64 {
 struct Cluster {
     items: u32,
     owners: Owners,
-    data: Vec<u32>,
+    stuck: Vec<u32>,
     before: Vec<Node<WorkerId>>,
     preferences: Preferences<WorkerId>,
 }
@@ -48,7 +48,7 @@ impl Cluster {
                 id,
                 point: point(id),
                 owner: self.owners.get(&id),
-                pin: if self.data.contains(&id) { Pin::HasData } else { Pin::Free },
+                pin: if self.stuck.contains(&id) { Pin::OwnerDown } else { Pin::Free },
             })
             .collect();
         let plan = plan(&mut self.preferences, &self.before, &nodes, &items);
@@ -130,7 +130,7 @@ fn any_history_of_joins_and_leaves_stays_balanced_without_excess() {
 
 /// Every plan is checked against the bounds, those of what can move now too.
 #[test]
-fn data_that_stays_nodes_that_are_silent_and_weights_force_no_excess() {
+fn items_that_stay_nodes_that_are_silent_and_weights_force_no_excess() {
     let mut numbers = Numbers(0xda7a);
     let mut all = nodes(0..12);
     let mut cluster = Cluster::with(300, all.clone());
@@ -143,7 +143,7 @@ fn data_that_stays_nodes_that_are_silent_and_weights_force_no_excess() {
             2 => all[at].up = !all[at].up,
             3 => all[at].weight = 1 + numbers.below(1000) as u32,
             4 => cluster.items += numbers.below(5) as u32,
-            _ => cluster.data.push(numbers.below(u64::from(cluster.items)) as u32),
+            _ => cluster.stuck.push(numbers.below(u64::from(cluster.items)) as u32),
         }
         let plan = cluster.plan(all.clone());
         moved += plan.executable_moves().count();
@@ -225,16 +225,16 @@ fn the_same_inputs_give_the_same_plan_whatever_was_planned_before() {
 }
 
 #[test]
-fn an_item_with_data_stays_and_its_move_is_listed_as_waiting() {
+fn an_item_that_cannot_be_given_away_stays_and_its_move_is_listed_as_waiting() {
     let mut cluster = Cluster::with(16, nodes([1]));
-    cluster.data = (0..12).collect();
+    cluster.stuck = (0..12).collect();
     let plan = cluster.plan(nodes([1, 2]));
     assert_eq!((plan.lower_bound, plan.lower_bound_now), (8, 4));
     assert_eq!(cluster.items_of(2), [12, 13, 14, 15]);
     let waiting: Vec<_> = plan.moves.iter().filter(|m| m.waits.is_some()).collect();
     assert_eq!(waiting.len(), 4);
-    assert!(waiting.iter().all(|m| m.waits.unwrap().to_string() == "has data"));
-    // The owner of data that leaves for good keeps it waiting.
+    assert!(waiting.iter().all(|m| m.waits.unwrap().to_string() == "owner is down"));
+    // What an owner that leaves cannot give away goes on waiting.
     let plan = cluster.plan(nodes([2]));
     assert_eq!((plan.lower_bound, plan.lower_bound_now), (12, 0));
     assert!(plan.moves.iter().all(|m| m.reason == Reason::Left(worker(1))));
@@ -243,7 +243,7 @@ fn an_item_with_data_stays_and_its_move_is_listed_as_waiting() {
 #[test]
 fn what_can_move_is_spread_evenly_though_the_rest_waits() {
     let mut cluster = Cluster::with(18, nodes([1]));
-    cluster.data = (0..12).collect();
+    cluster.stuck = (0..12).collect();
     let plan = cluster.plan(nodes([1, 2, 3]));
     assert_eq!((plan.lower_bound, plan.lower_bound_now), (12, 6));
     assert_eq!([1, 2, 3].map(|n| cluster.count(n)), [12, 3, 3]);

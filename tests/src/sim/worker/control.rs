@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use ringway_proto::control::{FromWorker, HeldQueue, Register, ToWorker};
+use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
 use ringway_proto::routing::Routing;
 use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
@@ -47,8 +47,8 @@ impl Worker {
         let Some(live) = &mut self.live else { return };
         live.link = Link { conn: Some(conn), ..Link::default() };
         // What is said at a registration has to survive a crash, a seal above all.
-        let held = live.host.held();
-        self.after_writes(ctx, Then::Held { conn, held });
+        let (held, copies) = (live.host.held(), live.host.held_copies());
+        self.after_writes(ctx, Then::Held { conn, held, copies });
         self.turn(ctx);
     }
 
@@ -60,7 +60,13 @@ impl Worker {
         ctx.timer(self.pid, at, Timer::Redial(COORDINATOR));
     }
 
-    pub(super) fn register(&mut self, ctx: &mut Ctx, conn: ConnId, held: Vec<HeldQueue>) {
+    pub(super) fn register(
+        &mut self,
+        ctx: &mut Ctx,
+        conn: ConnId,
+        held: Vec<HeldQueue>,
+        copies: Vec<HeldCopy>,
+    ) {
         let incarnation = Incarnation(ctx.standing[self.pid].started);
         let Some(live) = self.live.as_mut().filter(|live| live.link.conn == Some(conn)) else {
             return;
@@ -74,6 +80,7 @@ impl Worker {
             weight: self.weight,
             zone: None,
             queues: held,
+            copies,
         };
         live.link.session = Some(ctx.net.open_stream(conn));
         let waiting = std::mem::take(&mut live.link.events);
@@ -142,7 +149,13 @@ impl Worker {
                 return;
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt } => (queue, Step::Seal { epoch, attempt }),
+            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
+                (queue, Step::Seal { epoch, attempt, only_if_empty })
+            }
+            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
+            ToWorker::DropCopy { queue, uuid, attempt } => {
+                (queue, Step::DropCopy { uuid, attempt })
+            }
             ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
                 let any = ctx.bug == Some(Bug::TombstoneOfAnyEpoch);
@@ -154,7 +167,7 @@ impl Worker {
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
         };
         let mut out = Vec::new();
-        live.host.step(queue, step, &mut out);
+        live.host.step(ctx.local(self.pid), queue, step, &mut out);
         self.act(ctx, out);
         self.turn(ctx);
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringway_proto::batch::Batch;
-use ringway_proto::control::{FromWorker, HeldQueue, OpenRight};
+use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
@@ -21,7 +21,7 @@ use ringway_proto::{
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
-use ringway_worker::logic::queue::Append as AppendHeader;
+use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -35,23 +35,23 @@ use super::net::{ConnId, Item, StreamNo};
 /// The process and its disk.
 #[derive(Debug)]
 pub struct Worker {
-    id: WorkerId,
-    pid: Pid,
-    disk: Journal,
+    pub(super) id: WorkerId,
+    pub(super) pid: Pid,
+    pub(super) disk: Journal,
     weight: u32,
-    live: Option<Live>,
+    pub(super) live: Option<Live>,
 }
 
 /// What lives only while the process does.
 #[derive(Debug)]
-struct Live {
-    host: Host,
+pub(super) struct Live {
+    pub(super) host: Host,
     link: Link,
-    batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
+    pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    pending: Vec<Pending>,
-    under_way: Option<Vec<Pending>>,
+    pub(super) pending: Vec<Pending>,
+    pub(super) under_way: Option<Vec<Pending>>,
     /// Delivery streams by where they lead, and the other way round.
     readers: BTreeMap<(ConnId, StreamNo), Reader>,
     streams: BTreeMap<StreamId, (ConnId, StreamNo)>,
@@ -59,6 +59,8 @@ struct Live {
     turns: VecDeque<RightId>,
     timers: BTreeMap<RightId, Time>,
     wake_at: Option<u64>,
+    /// What copies are asked for: the number of the question, and whom.
+    pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -81,20 +83,21 @@ struct Waiting {
 }
 
 #[derive(Debug)]
-struct Pending {
-    record: Option<(FrameHeader, Bytes)>,
-    then: Then,
+pub(super) struct Pending {
+    pub(super) record: Option<(FrameHeader, Bytes)>,
+    pub(super) then: Then,
 }
 
 /// What happens once everything before it is durable.
 #[derive(Debug)]
-enum Then {
+pub(super) enum Then {
     Nothing,
     Cursor { right: RightId, copy: Epoch, floor: Offset },
     Stored { token: Token, queue: QueueId, at: Offset },
     Repeat { token: Token, at: Offset },
     Tell(FromWorker),
-    Held { conn: ConnId, held: Vec<HeldQueue> },
+    Held { conn: ConnId, held: Vec<HeldQueue>, copies: Vec<HeldCopy> },
+    Copied { born: u64, batch: StoredBatch, body: Arc<Batch> },
     Confirm { stream: StreamId, confirmed: AckConfirmed },
 }
 
@@ -136,7 +139,8 @@ impl Worker {
                 ctx.note(What::Cursor { right: *right, copy, floor: state.floor() });
             }
         }
-        batches.retain(|queue, _| host.queue(*queue).is_some());
+        let is_copy = |queue| host.copies().any(|(id, _)| id == queue);
+        batches.retain(|queue, _| host.queue(*queue).is_some() || is_copy(*queue));
         self.live = Some(Live {
             host,
             link: Link::default(),
@@ -151,6 +155,7 @@ impl Worker {
             turns: VecDeque::new(),
             timers: BTreeMap::new(),
             wake_at: None,
+            fetches: BTreeMap::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -265,13 +270,13 @@ impl Worker {
         let reader = Reader { stream, right, epoch, holder: holder.clone(), ended: false };
         live.readers.insert(at, reader);
         let time = ctx.local(self.pid);
+        // The acks of an open that waits for a seal are not applied now, and perhaps never here.
+        let waits = live.host.queue(right.queue).is_some_and(|queue| queue.is_frozen());
         match live.host.open_right(time, stream, &request, out) {
             Ok(()) => {
-                if !request.acks.is_empty() {
-                    ctx.note(What::Acked { right, epoch, holder: holder.clone() });
+                if !request.acks.is_empty() && !waits {
+                    ctx.note(What::Acked { right, epoch, holder });
                 }
-                let copy = self.copy_of(right.queue);
-                ctx.note(What::Opened { right, copy, epoch, holder });
             }
             Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
         }
@@ -300,7 +305,10 @@ impl Worker {
         }
         let time = ctx.local(self.pid);
         let tally = live.host.frame(time, reader.stream, reader.right, epoch, &frame, out);
-        if matches!(frame, Frame::Ack(_)) && !tally.fenced {
+        // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
+        let queue = live.host.queue(reader.right.queue);
+        let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
+        if matches!(frame, Frame::Ack(_)) && applied {
             let Reader { right, epoch, holder, .. } = reader;
             ctx.note(What::Acked { right, epoch, holder });
         }
@@ -335,6 +343,15 @@ impl Worker {
                 ctx.timer(self.pid, at, Timer::Wake);
             }
         }
+    }
+
+    /// Writes down that a right is open on this stream.
+    fn note_opened(&self, ctx: &mut Ctx, stream: StreamId) {
+        let Some(live) = &self.live else { return };
+        let reader = live.streams.get(&stream).and_then(|at| live.readers.get(at));
+        let Some(Reader { right, epoch, holder, .. }) = reader.cloned() else { return };
+        let copy = self.copy_of(right.queue);
+        ctx.note(What::Opened { right, copy, epoch, holder });
     }
 
     /// The epoch of its copy of a queue.
@@ -383,7 +400,7 @@ fn decode(kind: Kind, payload: Bytes) -> Result<Frame, Refusal> {
     })
 }
 
-fn parsed(bytes: Bytes) -> Arc<Batch> {
+pub(super) fn parsed(bytes: Bytes) -> Arc<Batch> {
     Arc::new(Batch::parse(bytes).unwrap_or_else(|e| panic!("a batch: {e}")))
 }
 

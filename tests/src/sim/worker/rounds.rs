@@ -18,7 +18,7 @@ use super::{Pending, Then, Waiting, Worker, values};
 
 impl Worker {
     /// Carries out what the logic decided, in order.
-    pub(super) fn act(&mut self, ctx: &mut Ctx, actions: Vec<Action>) {
+    pub(in super::super) fn act(&mut self, ctx: &mut Ctx, actions: Vec<Action>) {
         for action in actions {
             let Some(live) = &mut self.live else { return };
             match action {
@@ -38,6 +38,7 @@ impl Worker {
                 Action::Opened { stream, opened } => {
                     let bytes = codec::encode(&opened).unwrap_or_default();
                     live.send(ctx, stream, Kind::RightOpened, bytes);
+                    self.note_opened(ctx, stream);
                 }
                 Action::WindowSeen { stream, window } => {
                     live.send(ctx, stream, Kind::WindowSeen, window.encode());
@@ -46,6 +47,10 @@ impl Worker {
                 Action::Look(right) => live.look(right),
                 Action::Late { .. } => {}
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
+                Action::Fetch { queue, fetch, from, .. } => {
+                    live.fetches.insert(queue, (fetch, from));
+                }
+                Action::StopFetch(queue) => drop(live.fetches.remove(&queue)),
             }
         }
     }
@@ -169,7 +174,8 @@ impl Worker {
             Then::Stored { token, queue, at } => self.stored(ctx, token, queue, at),
             Then::Repeat { token, at } => self.answer(ctx, token, Ok(at)),
             Then::Tell(event) => self.tell(ctx, event),
-            Then::Held { conn, held } => self.register(ctx, conn, held),
+            Then::Held { conn, held, copies } => self.register(ctx, conn, held, copies),
+            Then::Copied { born, batch, body } => self.copied(ctx, born, &batch, body),
             Then::Confirm { stream, confirmed } => {
                 if let Some(live) = &self.live {
                     live.send(ctx, stream, Kind::AckConfirmed, confirmed.encode());

@@ -18,11 +18,7 @@ fn row(world: &World, id: QueueId) -> QueueRow {
 }
 
 fn ask(world: &mut World, request: AdminRequest) -> Result<AdminResponse, Refusal> {
-    world.input(Input::Admin { reply: ReplyTo(1), request });
-    match world.log.iter().rev().find(|a| matches!(a, Action::Reply { .. })) {
-        Some(Action::Reply { answer, .. }) => answer.clone(),
-        _ => panic!("no answer"),
-    }
+    world.ask(request)
 }
 
 /// A queue that is on its way from `w1` to `w2`, sealed at `w1` and not yet reported.
@@ -52,6 +48,7 @@ fn registers(world: &mut World, worker: &str, journal: u128, queues: Vec<HeldQue
         weight: 100,
         zone: None,
         queues,
+        copies: Vec::new(),
     });
     world.input(Input::FromWorker { conn: 99, message });
     let answer =
@@ -92,35 +89,6 @@ fn workers_that_register_one_after_the_other_end_balanced_with_the_least_moves()
         world.machine.next_wakeup(),
         world.machine.worker_sessions.next_lapse(Timing::default().lapse())
     );
-}
-
-#[test]
-fn a_queue_with_messages_stays_and_the_plan_says_so() {
-    let mut world = World::with_workers(&["w1"]);
-    let conn = world.workers[&worker_id("w1")].conn.unwrap();
-    for index in 0..16 {
-        world
-            .workers
-            .get_mut(&worker_id("w1"))
-            .unwrap()
-            .queues
-            .get_mut(&queue(index))
-            .unwrap()
-            .end = Offset(1);
-        world.input(Input::FromWorker {
-            conn,
-            message: FromWorker::HasData { queue: queue(index) },
-        });
-    }
-    world.start_worker("w2");
-    world.calm();
-    assert_eq!(world.led(), [(worker_id("w1"), 16)].into());
-    let Ok(AdminResponse::Plan(plan)) = ask(&mut world, AdminRequest::Plan) else { panic!() };
-    assert_eq!(plan.moves.len(), 8);
-    for step in plan.moves {
-        assert_eq!((step.waits.as_deref(), step.reason.as_str()), (Some("has data"), "joined w2"));
-    }
-    assert_eq!(world.moves(), (0, 0));
 }
 
 /// SCHEDULES 2a: the seal is for the attempt that stands, also after a crash of the worker.
@@ -173,6 +141,7 @@ fn a_tombstone_is_dropped_when_the_queue_comes_back_and_names_the_lower_epoch() 
     // Back to w1, while its tombstone is not confirmed.
     let machine = &mut world.machine;
     machine.queues.get_mut(&id).unwrap().begin_move(
+        world.now,
         worker_id("w1"),
         String::new(),
         MoveReason::Quota,

@@ -1,9 +1,12 @@
 //! A long random walk: members and workers come, go, break and restart, messages are late and
-//! doubled, the coordinator restarts; between, everything calms down and has to be whole.
+//! doubled, queues move with their
+//! messages, the coordinator restarts; between, everything calms down and has to be whole.
 
+use ringway_proto::admin::AdminRequest;
 use ringway_proto::*;
 
 use super::world::*;
+use crate::logic::machine::Event;
 use crate::logic::rows::*;
 
 const MEMBERS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -57,28 +60,23 @@ fn step(world: &mut World, dice: &mut Dice) {
         }
         94 if worker_up => write(world, worker, dice),
         95 => world.restart_coordinator(),
+        96 if dice.below(4) == 0 => {
+            let undo = dice.below(3) > 0;
+            let _ = world.ask(AdminRequest::Drain { worker: worker_id(worker), undo });
+        }
+        97 | 98 => world.copy(&worker_id(worker), dice.below(4) as u64),
         _ => world.pass(dice.below(400) as u64),
     }
 }
 
-/// Some queue of this worker takes a message, if it has one that is open.
+/// Some queue of this worker takes a few messages, if it has one that is open.
 fn write(world: &mut World, name: &str, dice: &mut Dice) {
-    if dice.below(8) != 0 {
-        return;
-    }
-    let worker = world.workers.get_mut(&worker_id(name)).unwrap();
-    let conn = worker.conn.unwrap();
+    let worker = &world.workers[&worker_id(name)];
     let open: Vec<QueueId> =
         worker.queues.values().filter(|q| q.sealed.is_none()).map(|q| q.queue).collect();
-    if open.is_empty() {
-        return;
-    }
-    let queue = open[dice.below(open.len())];
-    let held = worker.queues.get_mut(&queue).unwrap();
-    if held.end == Offset(0) {
-        held.end = Offset(1);
-        let message = ringway_proto::control::FromWorker::HasData { queue };
-        world.send(conn, crate::logic::machine::Input::FromWorker { conn, message });
+    if !open.is_empty() {
+        let queue = open[dice.below(open.len())];
+        (0..=dice.below(6)).for_each(|_| world.write(name, queue));
     }
 }
 
@@ -100,13 +98,19 @@ fn check_calm(world: &mut World, seed: u64) {
         assert!(queue.opened && row.moving.is_none(), "seed {seed}: {row:?}");
         assert_eq!((held.epoch, held.sealed), (row.epoch, None), "seed {seed}: {id}");
         assert_eq!(held.end > Offset(0), row.has_data, "seed {seed}: {id}");
-        let copies = world.workers.values().filter(|w| w.queues.contains_key(id)).count();
-        assert_eq!(copies, 1, "seed {seed}: {id}");
+        assert_eq!(held.end, world.accepted.get(id).copied().unwrap_or_default(), "seed {seed}");
+        let here = world.workers.values().filter(|w| w.queues.contains_key(id)).count();
+        let copies = world.workers.values().filter(|w| w.copies.contains_key(id)).count();
+        assert_eq!((here, copies), (1, 0), "seed {seed}: {id}");
     }
-    if !queues.values().any(|q| q.row().has_data) {
-        let led: Vec<usize> = world.led().into_values().collect();
-        let spread = led.iter().max().unwrap() - led.iter().min().unwrap();
-        assert!(led.len() == 3 && spread <= 1, "seed {seed}: {led:?}");
+    let (led, rows) = (world.led(), &world.machine.workers);
+    let of = |draining: bool| {
+        let rows = rows.values().filter(move |row| row.draining == draining);
+        rows.map(|row| led.get(&row.id).copied().unwrap_or(0)).collect::<Vec<usize>>()
+    };
+    if let (Some(most), Some(least)) = (of(false).iter().max(), of(false).iter().min()) {
+        assert!(most - least <= 1, "seed {seed}: {led:?}");
+        assert!(of(true).iter().all(|n| *n == 0), "seed {seed}: {led:?} while draining");
     }
     let shares: Vec<usize> = world.shares().into_values().collect();
     if shares.is_empty() {
@@ -132,6 +136,8 @@ fn check_calm(world: &mut World, seed: u64) {
 
 #[test]
 fn whatever_happens_one_holder_per_epoch_and_everything_is_whole_in_the_end() {
+    let is_move = |event: &Event| matches!(event, Event::QueueMoved(_));
+    let (mut most, mut moved_with_data) = ([0; 3], 0);
     for seed in 1..=150 {
         let mut dice = Dice(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed));
         let mut world = World::new();
@@ -141,7 +147,13 @@ fn whatever_happens_one_holder_per_epoch_and_everything_is_whole_in_the_end() {
             }
             check_calm(&mut world, seed);
         }
+        for (most, seen) in most.iter_mut().zip(world.most) {
+            *most = seen.max(*most);
+        }
+        moved_with_data += world.events.iter().filter(|e| is_move(e)).count();
     }
+    assert_eq!(most, [4, 4, 4], "the limits were reached");
+    assert!(moved_with_data > 1000, "{moved_with_data} moves of queues");
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub struct FakeWorker {
     pub incarnation: u64,
     pub journal: u128,
     pub queues: BTreeMap<QueueId, HeldQueue>,
+    pub copies: BTreeMap<QueueId, HeldCopy>,
     pub removed: BTreeMap<QueueId, Epoch>,
     pub started: BTreeSet<(SubscriptionId, QueueId)>,
     pub rights: BTreeMap<RightId, RightEpoch>,
@@ -43,7 +44,10 @@ impl FakeWorker {
                 if self.removed.get(&queue).is_some_and(|removed| *removed >= epoch) {
                     return None;
                 }
-                let fresh = HeldQueue { queue, uuid, epoch, end: Offset(0), sealed: None };
+                let copy = self.copies.remove(&queue).filter(|copy| copy.uuid == uuid);
+                assert!(copy.as_ref().is_none_or(|copy| copy.synced), "half a copy is opened");
+                let end = copy.map_or(Offset(0), |copy| copy.copied);
+                let fresh = HeldQueue { queue, uuid, epoch, end, sealed: None };
                 let held = self.queues.entry(queue).or_insert_with(|| fresh.clone());
                 if held.epoch < epoch {
                     (held.epoch, held.sealed) = (epoch, None);
@@ -57,9 +61,29 @@ impl FakeWorker {
                 }
                 Some(FromWorker::QueueOpened { queue, epoch: held.epoch })
             }
-            ToWorker::SealQueue { queue, epoch, attempt } => {
+            ToWorker::CopyQueue(CopyQueue { queue, uuid, epoch, attempt, .. }) => {
+                assert!(!self.queues.contains_key(&queue), "a copy of a queue that is here");
+                if self.removed.get(&queue).is_some_and(|removed| *removed > epoch) {
+                    return None;
+                }
+                let fresh = HeldCopy { queue, uuid, attempt, copied: Offset(0), synced: false };
+                let copy = self.copies.entry(queue).or_insert(fresh);
+                if copy.attempt < attempt {
+                    (copy.attempt, copy.synced) = (attempt, false);
+                }
+                None
+            }
+            ToWorker::DropCopy { queue, attempt, .. } => {
+                if self.copies.get(&queue).is_some_and(|copy| copy.attempt <= attempt) {
+                    self.copies.remove(&queue);
+                    self.started.retain(|(_, q)| *q != queue);
+                    self.rights.retain(|right, _| right.queue != queue);
+                }
+                Some(FromWorker::CopyDropped { queue, attempt })
+            }
+            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
                 let held = self.queues.get_mut(&queue).filter(|held| held.epoch == epoch)?;
-                if held.end > Offset(0) {
+                if held.end > Offset(0) && only_if_empty {
                     return Some(FromWorker::SealDeclined { queue, attempt, end: held.end });
                 }
                 held.sealed = held.sealed.max(Some(attempt));
@@ -72,8 +96,7 @@ impl FakeWorker {
             }
             ToWorker::Tombstone { queue, uuid, epoch } => {
                 if self.queues.get(&queue).is_some_and(|h| h.epoch < epoch && h.uuid == uuid) {
-                    let held = self.queues.remove(&queue).unwrap();
-                    assert!(queue.group.0 > 0 || held.end == Offset(0), "messages were removed");
+                    self.queues.remove(&queue);
                     self.started.retain(|(_, q)| *q != queue);
                     self.rights.retain(|right, _| right.queue != queue);
                 }
@@ -82,12 +105,13 @@ impl FakeWorker {
                 Some(FromWorker::Removed { queue, epoch })
             }
             ToWorker::StartSubscription { queue, setup } => {
-                self.queues.get(&queue)?;
+                self.queues.get(&queue).filter(|held| held.sealed.is_none())?;
                 self.started.insert((setup.id, queue));
                 Some(FromWorker::SubscriptionStarted { subscription: setup.id, queue })
             }
             ToWorker::Raise(raise) => {
-                self.queues.get(&raise.right.queue)?;
+                // What arrives behind a seal is for the next primary.
+                self.queues.get(&raise.right.queue).filter(|held| held.sealed.is_none())?;
                 let known = self.rights.entry(raise.right).or_insert_with(|| raise.clone());
                 if raise.epoch < known.epoch {
                     return None;
@@ -126,6 +150,10 @@ pub struct World {
     pub down: BTreeMap<Conn, VecDeque<Action>>,
     pub log: Vec<Action>,
     pub events: Vec<Event>,
+    /// The end of each queue: what was accepted last, by whomever.
+    pub accepted: BTreeMap<QueueId, Offset>,
+    /// The most copies from one worker, to one worker, and the most sealed queues that were seen.
+    pub most: [usize; 3],
     next_conn: Conn,
     granted: BTreeMap<(RightId, Epoch), Holder>,
     opened: BTreeMap<(QueueId, Epoch), WorkerId>,
@@ -133,7 +161,7 @@ pub struct World {
 }
 
 fn setup() -> Setup {
-    Setup { id: "c1".into(), timing: Timing::default(), seed: 7 }
+    Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 1_700_000_000_000, seed: 7 }
 }
 
 impl World {
@@ -149,6 +177,8 @@ impl World {
             down: BTreeMap::new(),
             log: Vec::new(),
             events: Vec::new(),
+            accepted: BTreeMap::new(),
+            most: [0; 3],
             next_conn: 1,
             granted: BTreeMap::new(),
             opened: BTreeMap::new(),
@@ -185,6 +215,7 @@ impl World {
         self.machine.finish(self.now, &mut effects);
         self.commit(&effects.changes);
         self.check_count();
+        self.check_limits();
         self.events.extend(effects.events);
         for action in effects.actions {
             self.check(&action);
@@ -193,7 +224,7 @@ impl World {
                 Action::ToWorker { conn, .. }
                 | Action::ToClient { conn, .. }
                 | Action::Close { conn, .. } => *conn,
-                Action::Route { .. } | Action::Reply { .. } => continue,
+                Action::Route { .. } | Action::Reply { .. } | Action::Replay { .. } => continue,
             };
             if let Some(queue) = self.down.get_mut(&conn) {
                 queue.push_back(action);
@@ -219,6 +250,24 @@ impl World {
                     self.rows.remove(key);
                 }
             }
+        }
+    }
+
+    /// Four copies from each worker and to each, and four sealed queues with messages.
+    fn check_limits(&mut self) {
+        let (mut from, mut to, mut sealed) = (BTreeMap::new(), BTreeMap::new(), 0);
+        for queue in self.machine.queues.values() {
+            let row = queue.row();
+            let Some(moving) = row.moving.as_ref().filter(|m| m.has_copy()) else { continue };
+            *from.entry(row.primary.clone()).or_insert(0) += 1;
+            *to.entry(moving.to.clone()).or_insert(0) += 1;
+            sealed += usize::from(moving.step == MoveStep::Sealing);
+        }
+        let most = |counts: Option<usize>| counts.unwrap_or(0);
+        let now = [most(from.into_values().max()), most(to.into_values().max()), sealed];
+        assert!(now.iter().all(|n| *n <= 4), "{now:?} copies from, copies to, sealed");
+        for (most, now) in self.most.iter_mut().zip(now) {
+            *most = now.max(*most);
         }
     }
 
@@ -316,6 +365,7 @@ impl World {
             weight: 100,
             zone: None,
             queues: worker.queues.values().cloned().collect(),
+            copies: worker.copies.values().cloned().collect(),
         });
         self.send(conn, Input::FromWorker { conn, message });
     }
@@ -436,7 +486,19 @@ impl World {
         match action {
             Action::ToWorker { message, .. } => {
                 let found = self.workers.values_mut().find(|w| w.conn == Some(conn));
-                if let Some(message) = found.and_then(|worker| worker.obey(message)) {
+                let Some(worker) = found else { return };
+                let opens = match &message {
+                    ToWorker::OpenQueue(open) => Some((open.queue, open.epoch)),
+                    _ => None,
+                };
+                if let Some(message) = worker.obey(message) {
+                    if let Some((queue, epoch)) = opens
+                        && let held = &worker.queues[&queue]
+                        && held.epoch == epoch
+                    {
+                        let accepted = self.accepted.get(&queue).copied().unwrap_or_default();
+                        assert_eq!(held.end, accepted, "{queue} is opened without all of it");
+                    }
                     self.send(conn, Input::FromWorker { conn, message });
                 }
             }
@@ -450,7 +512,7 @@ impl World {
                 worker.iter().for_each(|id| self.connect_worker(id));
                 member.iter().for_each(|id| self.connect_member(id));
             }
-            Action::Route { .. } | Action::Reply { .. } => {}
+            Action::Route { .. } | Action::Reply { .. } | Action::Replay { .. } => {}
         }
     }
 
@@ -489,6 +551,74 @@ impl World {
                 member.draining.clear();
             }
             ToClient::Routing(_) => {}
+        }
+    }
+
+    /// A queue accepts a message, if it is open here. Whoever accepts one has all before it.
+    pub fn write(&mut self, name: &str, queue: QueueId) {
+        let worker = self.workers.get_mut(&worker_id(name)).unwrap();
+        let held = worker.queues.get_mut(&queue).filter(|held| held.sealed.is_none());
+        let (Some(held), Some(conn)) = (held, worker.conn) else { return };
+        let accepted = self.accepted.entry(queue).or_default();
+        assert_eq!(held.end, *accepted, "{name} accepts for {queue} what follows something else");
+        let is_first = held.end == Offset(0);
+        held.end = held.end.next();
+        *accepted = held.end;
+        if is_first {
+            let message = FromWorker::HasData { queue };
+            self.send(conn, Input::FromWorker { conn, message });
+        }
+    }
+
+    /// The copies of a worker grow by at most `messages` each, and it says how far they are. A
+    /// message stands for 4 MiB, so that three of them are not close.
+    pub fn copy(&mut self, id: &WorkerId, messages: u64) {
+        let Some(conn) = self.workers.get(id).and_then(|worker| worker.conn) else { return };
+        let copies: Vec<HeldCopy> = self.workers[id].copies.values().cloned().collect();
+        for HeldCopy { queue, uuid, attempt, copied, synced } in copies {
+            let sources = self.workers.iter().filter(|(w, s)| *w != id && s.conn.is_some());
+            let held = sources.filter_map(|(_, source)| Some((source.queues.get(&queue)?, source)));
+            let led = held.filter(|(held, _)| held.uuid == uuid).max_by_key(|(held, _)| held.epoch);
+            let Some((held, source)) = led.filter(|_| !synced) else { continue };
+            let end = held.end;
+            let copied = Offset((copied.0 + messages).min(end.0));
+            let synced = held.sealed == Some(attempt) && copied == end;
+            let of_queue = |right: &RightId| right.queue == queue;
+            let rights: Vec<_> =
+                source.rights.iter().filter(|(right, _)| synced && of_queue(right)).collect();
+            let rights: Vec<_> = rights.into_iter().map(|(r, e)| (*r, e.clone())).collect();
+            let started: Vec<_> =
+                source.started.iter().filter(|(_, q)| synced && *q == queue).copied().collect();
+            let target = self.workers.get_mut(id).unwrap();
+            target.rights.extend(rights);
+            target.started.extend(started);
+            let copy = target.copies.get_mut(&queue).unwrap();
+            (copy.copied, copy.synced) = (copied, synced);
+            let (copied_bytes, total_bytes) = (copied.0 << 22, end.0 << 22);
+            let message = match synced {
+                true => FromWorker::CopySynced { queue, attempt, end },
+                false => FromWorker::CopyProgress {
+                    queue,
+                    attempt,
+                    copied,
+                    end,
+                    copied_bytes,
+                    total_bytes,
+                },
+            };
+            self.send(conn, Input::FromWorker { conn, message });
+        }
+    }
+
+    /// An administrator asks and is answered.
+    pub fn ask(
+        &mut self,
+        request: ringway_proto::admin::AdminRequest,
+    ) -> Result<ringway_proto::admin::AdminResponse, Refusal> {
+        self.input(Input::Admin { reply: ReplyTo(1), request });
+        match self.log.iter().rev().find(|a| matches!(a, Action::Reply { .. })) {
+            Some(Action::Reply { answer, .. }) => answer.clone(),
+            _ => panic!("no answer"),
         }
     }
 
@@ -540,6 +670,10 @@ impl World {
             self.deliver();
             for id in self.members.keys().cloned().collect::<Vec<_>>() {
                 self.drain(&id);
+            }
+            self.deliver();
+            for id in self.workers.keys().cloned().collect::<Vec<_>>() {
+                self.copy(&id, 1000);
             }
             self.deliver();
             self.pass(250);
