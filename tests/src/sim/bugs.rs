@@ -36,11 +36,21 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// Worker and member take what is said on an older stream of a right for news.
+    OpenNumbersIgnored,
+    /// A message that has to come again does not hold back the later ones of its key.
+    OrderLost,
+    /// A primary sends batches to a copy that are not durable yet.
+    UnsyncedCopied,
+    /// A sealed primary is told to go on, and the attempt to move its queue still stands.
+    GiveUpNotStored,
+    /// A queue has its next primary as soon as the old one was asked to seal it.
+    OpenedBeforeSeal,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -57,6 +67,11 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::OpenNumbersIgnored,
+        Self::OrderLost,
+        Self::UnsyncedCopied,
+        Self::GiveUpNotStored,
+        Self::OpenedBeforeSeal,
     ];
 
     /// The bug of this name, as `Debug` writes it.

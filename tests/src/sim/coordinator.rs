@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
 use ringway_proto::admin::AdminRequest;
-use ringway_proto::control::{FromClient, GrantedRight, ToClient, ToWorker};
+use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Time, codec};
+use ringway_proto::{Filter, GroupName, Incarnation, Offset, Time, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
@@ -96,7 +96,7 @@ impl Coordinator {
             }
             let performed = ctx.dice.below(step.actions.len() as u64 + 1) as usize;
             for action in step.actions.into_iter().take(performed) {
-                act(&live, ctx, action);
+                act(&mut live, ctx, action);
             }
         }
     }
@@ -122,6 +122,13 @@ impl Coordinator {
             if ctx.bug == Some(Bug::SameIncarnation) {
                 join.incarnation = Incarnation(1);
             }
+        }
+        if ctx.bug == Some(Bug::GiveUpNotStored)
+            && let Input::FromWorker { message: FromWorker::Sealed { queue, attempt, .. }, .. } =
+                &input
+        {
+            let (queue, attempt) = (*queue, *attempt);
+            tell(live, ctx, conn, &ToWorker::Unseal { queue, attempt }, false);
         }
         live.inbox.push(input);
         let soon = ctx.dice.between(0, 2);
@@ -268,7 +275,7 @@ fn second_group() -> Vec<Input> {
     numbered.map(|(request, n)| Input::Admin { reply: ReplyTo(n), request }).collect()
 }
 
-fn act(live: &Live, ctx: &mut Ctx, action: Action) {
+fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
     match action {
         Action::ToWorker { conn, message } => {
             if ctx.bug == Some(Bug::GrantBeforeRaise)
@@ -279,6 +286,12 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
                 let granted = GrantedRight { right: to.right, epoch: to.epoch };
                 let member = holder.member.clone();
                 tell(live, ctx, *conn, &ToClient::Granted { member, granted }, false);
+            }
+            if ctx.bug == Some(Bug::OpenedBeforeSeal)
+                && let ToWorker::SealQueue { queue, attempt, only_if_empty: true, .. } = message
+            {
+                let message = FromWorker::Sealed { queue, attempt, end: Offset(0) };
+                live.inbox.push(Input::FromWorker { conn, message });
             }
             let twice = !matches!(message, ToWorker::Registered | ToWorker::RegisterRefused(_));
             tell(live, ctx, conn, &message, twice);

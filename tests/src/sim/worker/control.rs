@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
 use ringway_proto::routing::Routing;
-use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
+use ringway_proto::{Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
 
 use super::super::bugs::Bug;
@@ -158,9 +158,9 @@ impl Worker {
             }
             ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
-                let any = ctx.bug == Some(Bug::TombstoneOfAnyEpoch);
-                let epoch = if any { Epoch(u64::MAX) } else { epoch };
-                (queue, Step::Tombstone { uuid, epoch })
+                let above = live.host.queue(queue).map(|hosted| hosted.queue.epoch().next());
+                let above = above.filter(|_| ctx.bug == Some(Bug::TombstoneOfAnyEpoch));
+                (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
             }
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),

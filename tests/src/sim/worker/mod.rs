@@ -15,8 +15,8 @@ use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
-    WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, Refusal, RightId, Sequence,
+    Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
@@ -61,6 +61,8 @@ pub(super) struct Live {
     wake_at: Option<u64>,
     /// What copies are asked for: the number of the question, and whom.
     pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
+    /// The newest stream of each right, and its open.
+    newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -156,6 +158,7 @@ impl Worker {
             timers: BTreeMap::new(),
             wake_at: None,
             fetches: BTreeMap::new(),
+            newest: BTreeMap::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -275,6 +278,7 @@ impl Worker {
                 if !request.acks.is_empty() {
                     ctx.note(What::Acked { right, epoch, holder: holder.clone() });
                 }
+                live.newest.insert(right, (stream, request.open));
                 let copy = self.copy_of(right.queue);
                 ctx.note(What::Opened { right, copy, epoch, holder });
             }
@@ -303,8 +307,17 @@ impl Worker {
         {
             epoch = right.epoch();
         }
+        let (mut frame, mut stream) = (frame, reader.stream);
+        if ctx.bug == Some(Bug::OpenNumbersIgnored)
+            && let Some((newest, open)) = live.newest.get(&reader.right)
+        {
+            stream = *newest;
+            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
+                r.open = *open;
+            }
+        }
         let time = ctx.local(self.pid);
-        let tally = live.host.frame(time, reader.stream, reader.right, epoch, &frame, out);
+        let tally = live.host.frame(time, stream, reader.right, epoch, &frame, out);
         // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
         let queue = live.host.queue(reader.right.queue);
         let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
