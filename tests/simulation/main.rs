@@ -6,7 +6,7 @@ mod schedules;
 use std::collections::BTreeSet;
 
 use ringway_tests::sim::history::{History, What};
-use ringway_tests::sim::{self, Bug, Options};
+use ringway_tests::sim::{self, Bug, Faults, Options};
 
 /// Within so many seeds a planted bug has to be caught.
 const SEEDS: u64 = 2000;
@@ -24,8 +24,16 @@ fn two_thousand_seeds_keep_every_promise() {
 
 #[test]
 fn a_run_without_faults_keeps_every_promise() {
-    let options = |seed| Options { faults: false, ..Options::new(seed) };
+    let options = |seed| Options { faults: Faults::None, ..Options::new(seed) };
     let failures = sim::judge_all(0..100, threads(), false, options);
+    let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
+#[test]
+fn rights_that_stay_never_pause_while_others_move() {
+    let options = |seed| Options { faults: Faults::Churn, ..Options::new(seed) };
+    let failures = sim::judge_all(0..200, threads(), false, options);
     let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", text.join("\n"));
 }
@@ -44,7 +52,8 @@ fn every_planted_bug_is_caught() {
     let missed: Vec<Bug> = Bug::ALL
         .into_iter()
         .filter(|bug| {
-            let options = |seed| Options { bug: Some(*bug), ..Options::new(seed) };
+            let (bug, faults) = (Some(*bug), bug.faults());
+            let options = |seed| Options { bug, faults, ..Options::new(seed) };
             sim::judge_all(0..SEEDS, threads(), true, options).is_empty()
         })
         .collect();

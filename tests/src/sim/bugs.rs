@@ -1,6 +1,8 @@
 //! Bugs that can be planted in the drivers of the simulation, each of which breaks a promise of
 //! the design. They show that the checks have teeth; a run without one never looks at them.
 
+use super::faults::Faults;
+
 /// A planted bug.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Bug {
@@ -46,11 +48,15 @@ pub enum Bug {
     GiveUpNotStored,
     /// A queue has its next primary as soon as the old one was asked to seal it.
     OpenedBeforeSeal,
+    /// Batches that did not fit the disk are refused, and their offsets stay taken.
+    FullDiskForgotten,
+    /// While a right is given up its worker serves no other right of that subscription either.
+    RebalanceStops,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -72,7 +78,16 @@ impl Bug {
         Self::UnsyncedCopied,
         Self::GiveUpNotStored,
         Self::OpenedBeforeSeal,
+        Self::FullDiskForgotten,
+        Self::RebalanceStops,
     ];
+
+    /// The faults among which it shows.
+    #[must_use]
+    pub fn faults(self) -> Faults {
+        // A right may well pause when something breaks.
+        if self == Self::RebalanceStops { Faults::Churn } else { Faults::All }
+    }
 
     /// The bug of this name, as `Debug` writes it.
     #[must_use]

@@ -10,7 +10,7 @@ use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Offset, Time, codec};
+use ringway_proto::{Filter, GroupName, Incarnation, Offset, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
@@ -189,7 +189,7 @@ impl Coordinator {
         if live.machine.next_wakeup().is_some_and(|at| at <= time) {
             for conn in live.sessions.keys() {
                 let heard = ctx.net.conn(*conn).map_or(0, |c| c.heard);
-                let at = Time(heard.saturating_sub(ctx.standing[self.pid].started));
+                let at = ctx.local_at(self.pid, heard);
                 live.machine.handle(time, Input::Heard { conn: *conn, at }, &mut effects);
             }
             live.machine.wake(time, &mut effects);

@@ -23,6 +23,7 @@ use ringway_proto::{
 
 use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Pid, Timer};
+use super::faults::Faults;
 use super::history::{Told, Value, What};
 use super::net::{ConnId, End, Item, StreamNo};
 use super::workload::{Producing, Serving};
@@ -102,7 +103,9 @@ impl Client {
             Purpose::Produce => None,
             Purpose::Serve(join) => {
                 let join = Join { incarnation, ..join.clone() };
-                let messages = ctx.dice.between(8, 60) as u32;
+                let few = ctx.dice.between(8, 60) as u32;
+                // Where nothing may pause a right, credit does not either.
+                let messages = if ctx.faults == Faults::All { few } else { 1000 };
                 Some(Seat::new(join, Credit { messages, bytes: 1 << 20 }))
             }
         };
@@ -144,8 +147,10 @@ impl Client {
     pub fn leave(&mut self, ctx: &mut Ctx) {
         let time = ctx.client_time(self.pid);
         if let Some(live) = &mut self.live
+            && let Some(holder) = live.holder()
             && let Some(seat) = &mut live.seat
         {
+            ctx.note(What::Leaving(holder));
             live.leave_by.get_or_insert(ctx.clock.now() + 10_000);
             seat.leave(time);
         }

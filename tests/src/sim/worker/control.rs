@@ -150,6 +150,7 @@ impl Worker {
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
+                ctx.note(What::Sealed(queue));
                 (queue, Step::Seal { epoch, attempt, only_if_empty })
             }
             ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
@@ -164,7 +165,14 @@ impl Worker {
             }
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::Revoke { right, epoch } => {
+                ctx.note(What::Revoked { right, epoch });
+                if ctx.bug == Some(Bug::RebalanceStops) {
+                    live.stops_until = ctx.clock.now() + 200;
+                    ctx.timer(self.pid, live.stops_until, Timer::Wake);
+                }
+                (right.queue, Step::Revoke { right, epoch })
+            }
         };
         let mut out = Vec::new();
         live.host.step(ctx.local(self.pid), queue, step, &mut out);

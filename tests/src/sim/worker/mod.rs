@@ -22,6 +22,7 @@ use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
+use ringway_worker::logic::rounds::{Gathered, Part};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -29,6 +30,7 @@ use self::control::Link;
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Timer};
 use super::disk::Journal;
+use super::faults::Faults;
 use super::history::{Value, What};
 use super::net::{ConnId, Item, StreamNo};
 
@@ -50,8 +52,12 @@ pub(super) struct Live {
     pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Gathered<Pending>,
     pub(super) under_way: Option<Vec<Pending>>,
+    /// There is no room for the round under way.
+    finds_no_room: bool,
+    /// The disk was full and is tried again then.
+    retry_at: Option<u64>,
     /// Delivery streams by where they lead, and the other way round.
     readers: BTreeMap<(ConnId, StreamNo), Reader>,
     streams: BTreeMap<StreamId, (ConnId, StreamNo)>,
@@ -61,6 +67,8 @@ pub(super) struct Live {
     wake_at: Option<u64>,
     /// What copies are asked for: the number of the question, and whom.
     pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
+    /// Nothing is served until then, by the bug that stops everything for a rebalance.
+    pub(super) stops_until: u64,
     /// The newest stream of each right, and its open.
     newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
@@ -90,6 +98,17 @@ pub(super) struct Pending {
     pub(super) then: Then,
 }
 
+impl Pending {
+    fn part(&self) -> Part {
+        match self.then {
+            Then::Stored { token, .. } => Part::Batch(token),
+            Then::Copied { .. } => Part::Copied,
+            Then::Repeat { token, at } => Part::Repeat(token, at),
+            _ => Part::Other,
+        }
+    }
+}
+
 /// What happens once everything before it is durable.
 #[derive(Debug)]
 pub(super) enum Then {
@@ -115,7 +134,7 @@ impl Worker {
     /// # Panics
     /// When the replay does not accept what the logic wrote.
     pub fn start(&mut self, ctx: &mut Ctx) {
-        if ctx.faults && ctx.dice.percent(25) {
+        if ctx.faults == Faults::All && ctx.dice.percent(25) {
             self.weight = ctx.dice.between(1, 4) as u32 * 50;
         }
         let mut replay = Replay::new(Rules::default());
@@ -149,8 +168,10 @@ impl Worker {
             batches,
             waiting: BTreeMap::new(),
             tokens: 0,
-            pending: Vec::new(),
+            pending: Gathered::default(),
             under_way: None,
+            finds_no_room: false,
+            retry_at: None,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
             made: 0,
@@ -158,6 +179,7 @@ impl Worker {
             timers: BTreeMap::new(),
             wake_at: None,
             fetches: BTreeMap::new(),
+            stops_until: 0,
             newest: BTreeMap::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
@@ -343,14 +365,16 @@ impl Worker {
             self.act(ctx, out);
         }
         if let Some(live) = &mut self.live {
-            while let Some(right) = live.turns.pop_front() {
+            while live.stops_until <= ctx.clock.now()
+                && let Some(right) = live.turns.pop_front()
+            {
                 live.serve(ctx, right);
             }
         }
         self.start_round(ctx);
         let Some(live) = &mut self.live else { return };
         if let Some(first) = live.timers.values().min() {
-            let at = first.0 + ctx.standing[self.pid].started;
+            let at = ctx.moment(self.pid, *first);
             if live.wake_at.is_none_or(|known| at < known) {
                 live.wake_at = Some(at);
                 ctx.timer(self.pid, at, Timer::Wake);
