@@ -3,10 +3,10 @@
 
 mod schedules;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_tests::sim::history::{History, What};
-use ringway_tests::sim::{self, Bug, Faults, Options};
+use ringway_tests::sim::{self, Bug, Faults, Full, Options};
 
 /// Within so many seeds a planted bug has to be caught.
 const SEEDS: u64 = 2000;
@@ -33,7 +33,7 @@ fn a_run_without_faults_keeps_every_promise() {
 #[test]
 fn rights_that_stay_never_pause_while_others_move() {
     let options = |seed| Options { faults: Faults::Churn, ..Options::new(seed) };
-    let failures = sim::judge_all(0..200, threads(), false, options);
+    let failures = sim::judge_all(0..100, threads(), false, options);
     let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", text.join("\n"));
 }
@@ -60,6 +60,25 @@ fn every_planted_bug_is_caught() {
     assert_eq!(missed, [], "not caught within {SEEDS} seeds");
 }
 
+/// How often acks became durable at a worker whose disk had no room for batches.
+fn acked_on_full_disks(run: &History) -> usize {
+    let (mut leads, mut full, mut acked) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for entry in &run.entries {
+        match &entry.what {
+            What::QueueOpened { queue, worker, .. } => drop(leads.insert(*queue, worker)),
+            What::Full { worker, full: Full::ForBatches, until } => {
+                full.insert(worker, *until);
+            }
+            What::Cursor { right, .. } => {
+                let until = leads.get(&right.queue).and_then(|worker| full.get(worker));
+                acked += usize::from(until.is_some_and(|until| entry.at < *until));
+            }
+            _ => {}
+        }
+    }
+    acked
+}
+
 /// A simulation in which nothing happens keeps every promise too.
 #[test]
 fn runs_are_full_of_what_they_are_to_prove() {
@@ -75,6 +94,8 @@ fn runs_are_full_of_what_they_are_to_prove() {
     expect("raises", 1000, count(|w| matches!(w, What::Raised { .. })));
     expect("openings of queues", 500, count(|w| matches!(w, What::QueueOpened { .. })));
     expect("faults", 300, count(|w| matches!(w, What::Fault(_))));
+    expect("batches that found no room", 20, count(|w| matches!(w, What::NoRoom { .. })));
+    expect("acks on full disks", 3, runs.iter().map(acked_on_full_disks).sum());
     let moves = count(|w| matches!(w, What::Moves { done, .. } if *done > 0));
     expect("runs with moves", 25, moves);
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
 use ringway_proto::admin::AdminRequest;
@@ -310,9 +311,8 @@ fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
         Action::Route { workers, clients, routing } => {
             let routing = Routing::clone(&routing);
             let message = ToWorker::Routing(routing.clone());
-            workers.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
-            let message = ToClient::Routing(routing);
-            clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
+            tell_all(live, ctx, &workers, &message);
+            tell_all(live, ctx, &clients, &ToClient::Routing(routing));
         }
         Action::Reply { answer, .. } => {
             if let Err(refusal) = answer {
@@ -326,6 +326,19 @@ fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
 
 fn tell<T: Serialize>(live: &Live, ctx: &mut Ctx, conn: ConnId, message: &T, twice: bool) {
     let Some(stream) = live.sessions.get(&conn) else { return };
-    let bytes = codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"));
-    ctx.say(conn, End::Acceptor, *stream, bytes, twice);
+    ctx.say(conn, End::Acceptor, *stream, encoded(message), twice);
+}
+
+/// The same to several, encoded once.
+fn tell_all<T: Serialize>(live: &Live, ctx: &mut Ctx, conns: &[ConnId], message: &T) {
+    let bytes = encoded(message);
+    for conn in conns {
+        if let Some(stream) = live.sessions.get(conn) {
+            ctx.say(*conn, End::Acceptor, *stream, bytes.clone(), true);
+        }
+    }
+}
+
+fn encoded<T: Serialize>(message: &T) -> Bytes {
+    codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"))
 }

@@ -2,10 +2,12 @@
 //! happens, and how every process stands. It does what it is asked to and decides nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ringway_client::logic::right::Hold;
 use ringway_proto::frame::Kind;
+use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{Refusal, Time, WallTime, WorkerId};
 
 use super::bugs::Bug;
@@ -195,6 +197,8 @@ pub struct Ctx {
     /// Which process each worker is.
     pub workers: BTreeMap<WorkerId, Pid>,
     pub(super) tempted: u32,
+    /// What the newest routing came to: every client makes the same of it.
+    pub(super) newest: Option<(Routing, Arc<Router>)>,
 }
 
 impl Ctx {
@@ -218,6 +222,21 @@ impl Ctx {
             let (from, to) = (pid, COORDINATOR);
             self.clock.after(0, Event::Fault(Fault::Silence { from, to, both, for_ms }));
         }
+    }
+
+    /// What a client makes of a routing.
+    ///
+    /// # Errors
+    /// As [`Router::new`].
+    pub fn router(&mut self, routing: Routing) -> Result<Arc<Router>, Refusal> {
+        if let Some((known, router)) = &self.newest
+            && *known == routing
+        {
+            return Ok(Arc::clone(router));
+        }
+        let router = Arc::new(Router::new(routing.clone())?);
+        self.newest = Some((routing, Arc::clone(&router)));
+        Ok(router)
     }
 
     /// The clock of a server process: it begins with it.

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use self::bugs::Bug;
 pub use self::checks::Violation;
 pub use self::ctx::Options;
+pub use self::disk::Full;
 pub use self::faults::Faults;
 use self::history::History;
 

@@ -55,6 +55,7 @@ impl World {
             bug: options.bug,
             faults: options.faults,
             tempted: 0,
+            newest: None,
             echo_percent,
             standing: Vec::new(),
             publish_until: 0,

@@ -11,7 +11,7 @@ use ringway_client::logic::right::Hold;
 use ringway_proto::control::{FromClient, OpenRight, Order, RightOpened, ToClient};
 use ringway_proto::data::{AckConfirmed, Deliver, Window};
 use ringway_proto::frame::Kind;
-use ringway_proto::routing::{Router, Routing};
+use ringway_proto::routing::Routing;
 use ringway_proto::{
     Code, Epoch, Holder, OpenNumber, Refusal, RightId, RoutingVersion, Time, Uuid, WorkerId, codec,
 };
@@ -172,13 +172,13 @@ impl Live {
     }
 
     fn routed(&mut self, ctx: &mut Ctx, time: Time, routing: Routing) {
-        let router = match Router::new(routing) {
-            Ok(router) => Arc::new(router),
-            Err(refusal) => return ctx.left("the router", &refusal),
-        };
-        if self.router.as_ref().is_some_and(|known| known.version() >= router.version()) {
+        if self.router.as_ref().is_some_and(|known| known.version() >= routing.version) {
             return;
         }
+        let router = match ctx.router(routing) {
+            Ok(router) => router,
+            Err(refusal) => return ctx.left("the router", &refusal),
+        };
         let is_first = self.router.replace(Arc::clone(&router)).is_none();
         if let Some(seat) = self.seat.as_mut().filter(|_| is_first) {
             seat.coordinator_up();
