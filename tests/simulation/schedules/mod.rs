@@ -4,6 +4,7 @@
 //! the checks of the simulation.
 
 mod cluster;
+mod copies;
 mod members;
 mod moves;
 mod rights;

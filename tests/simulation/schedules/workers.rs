@@ -15,7 +15,6 @@ use ringway_proto::{
 use ringway_tests::sim::history::{Told, Value, What};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::{Host, Step};
-use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::{Append, StoredBatch};
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
@@ -24,7 +23,7 @@ use super::Repair;
 use super::cluster::{C, Cluster, Mail, Name};
 
 #[derive(Clone, Debug)]
-enum Written {
+pub(super) enum Written {
     Batch(StoredBatch, Batch),
     Record(QueueId, ControlRecord),
 }
@@ -38,10 +37,10 @@ struct Waiting {
 }
 
 pub struct Worker {
-    id: WorkerId,
+    pub(super) id: WorkerId,
     /// None while it is down.
     pub host: Option<Host>,
-    journal: Vec<Written>,
+    pub(super) journal: Vec<Written>,
     /// Up to where the journal is about copies that are gone.
     forgotten: BTreeMap<QueueId, usize>,
     /// What waits for the next sync.
@@ -50,7 +49,8 @@ pub struct Worker {
     streams: BTreeMap<StreamId, (Name, RightId, Epoch, Holder)>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    fetches: BTreeMap<QueueId, (u64, String, Option<CopyState>)>,
+    /// What copies ask for: the number of the question, whom, and what that said last.
+    pub(super) fetches: BTreeMap<QueueId, (u64, String, Option<CopyState>)>,
     looks: Vec<RightId>,
     starts: u64,
 }
@@ -60,7 +60,7 @@ impl Worker {
         self.host.is_some()
     }
 
-    fn host(&mut self) -> &mut Host {
+    pub(super) fn host(&mut self) -> &mut Host {
         self.host.as_mut().expect("it is up")
     }
 
@@ -75,12 +75,12 @@ impl Worker {
         })
     }
 
-    fn batch_at(&self, queue: QueueId, at: Offset) -> Option<(StoredBatch, Batch)> {
+    pub(super) fn batch_at(&self, queue: QueueId, at: Offset) -> Option<(StoredBatch, Batch)> {
         self.log().rfind(|(stored, _)| (stored.queue, stored.at) == (queue, at))
     }
 
     /// The same of what is not synced.
-    fn unsynced_at(&self, queue: QueueId, from: Offset) -> Option<(StoredBatch, Batch)> {
+    pub(super) fn unsynced_at(&self, queue: QueueId, from: Offset) -> Option<(StoredBatch, Batch)> {
         self.pending.iter().find_map(|action| match action {
             Action::Store { token, queue: of, at } if (*of, *at) == (queue, from) => {
                 let Waiting { batch, append, .. } = self.waiting.get(token)?;
@@ -105,7 +105,7 @@ fn stored(queue: QueueId, at: Offset, append: &Append) -> StoredBatch {
 }
 
 impl Cluster {
-    fn worker(&mut self, name: Name) -> &mut Worker {
+    pub(super) fn worker(&mut self, name: Name) -> &mut Worker {
         self.workers.get_mut(name).unwrap()
     }
 
@@ -330,7 +330,7 @@ impl Cluster {
     }
 
     /// Carries out what a host decided, in order.
-    fn carry(&mut self, name: Name, out: Vec<Action>) {
+    pub(super) fn carry(&mut self, name: Name, out: Vec<Action>) {
         for action in out {
             match action {
                 Action::Store { token, queue, .. } => {
@@ -478,58 +478,6 @@ impl Cluster {
             }
             self.carry(name, out);
         }
-    }
-
-    /// Every copy takes one step, if it can. False when none can.
-    pub fn copy_queues(&mut self) -> bool {
-        let mut moved = false;
-        for name in self.workers.keys().copied().collect::<Vec<_>>() {
-            let queues: Vec<QueueId> = self.worker(name).fetches.keys().copied().collect();
-            for queue in queues {
-                moved |= self.copy_step(name, queue);
-            }
-        }
-        moved
-    }
-
-    fn copy_step(&mut self, name: Name, queue: QueueId) -> bool {
-        let (now, unsynced) = (self.now, self.is_out(Repair::OnlySyncedIsCopied));
-        let (fetch, from, said) = self.worker(name).fetches[&queue].clone();
-        let Some(asked) = self.worker(name).host().fetch_from(queue, fetch) else { return false };
-        let source = self.workers.values().find(|w| format!("{}:7400", w.id) == from);
-        let Some((source, host)) = source.and_then(|w| Some((w, w.host.as_ref()?))) else {
-            return false;
-        };
-        let Some(hosted) = host.queue(queue) else { return false };
-        let state = hosted.copy_state(10);
-        let next = host.copy_next(&asked);
-        let batch = match next {
-            CopyNext::Batches { .. } => source.batch_at(queue, asked.from),
-            CopyNext::Wait if unsynced => source.unsynced_at(queue, asked.from),
-            _ => None,
-        };
-        let mut out = Vec::new();
-        let moved = match (next, batch) {
-            (_, Some((stored, batch))) => {
-                let host = self.worker(name).host();
-                let born = host.copy_batch(fetch, &stored, &mut out).unwrap().unwrap();
-                self.worker(name).journal.push(Written::Batch(stored, batch));
-                self.worker(name).host().copy_stored(now, born, &stored, &mut out)
-            }
-            (CopyNext::Sealed(snapshot), _) => {
-                self.worker(name).host().copy_sealed(queue, fetch, *snapshot, &mut out).is_ok()
-            }
-            (CopyNext::Wait, _) if said != Some(state) => {
-                self.worker(name).host().copy_heard(now, queue, fetch, state, &mut out);
-                if let Some(fetch) = self.worker(name).fetches.get_mut(&queue) {
-                    fetch.2 = Some(state);
-                }
-                true
-            }
-            _ => false,
-        };
-        self.carry(name, out);
-        moved
     }
 
     /// Appends that were never answered.
