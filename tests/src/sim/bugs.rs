@@ -1,6 +1,8 @@
 //! Bugs that can be planted in the drivers of the simulation, each of which breaks a promise of
 //! the design. They show that the checks have teeth; a run without one never looks at them.
 
+use super::faults::Faults;
+
 /// A planted bug.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Bug {
@@ -36,11 +38,25 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// Worker and member take what is said on an older stream of a right for news.
+    OpenNumbersIgnored,
+    /// A message that has to come again does not hold back the later ones of its key.
+    OrderLost,
+    /// A primary sends batches to a copy that are not durable yet.
+    UnsyncedCopied,
+    /// A sealed primary is told to go on, and the attempt to move its queue still stands.
+    GiveUpNotStored,
+    /// A queue has its next primary as soon as the old one was asked to seal it.
+    OpenedBeforeSeal,
+    /// Batches that did not fit the disk are refused, and their offsets stay taken.
+    FullDiskForgotten,
+    /// While a right is given up its worker serves no other right of that subscription either.
+    RebalanceStops,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -57,7 +73,21 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::OpenNumbersIgnored,
+        Self::OrderLost,
+        Self::UnsyncedCopied,
+        Self::GiveUpNotStored,
+        Self::OpenedBeforeSeal,
+        Self::FullDiskForgotten,
+        Self::RebalanceStops,
     ];
+
+    /// The faults among which it shows.
+    #[must_use]
+    pub fn faults(self) -> Faults {
+        // A right may well pause when something breaks.
+        if self == Self::RebalanceStops { Faults::Churn } else { Faults::All }
+    }
 
     /// The bug of this name, as `Debug` writes it.
     #[must_use]

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
 use ringway_proto::admin::AdminRequest;
-use ringway_proto::control::{FromClient, GrantedRight, ToClient, ToWorker};
+use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Time, codec};
+use ringway_proto::{Filter, GroupName, Incarnation, Offset, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
@@ -96,7 +97,7 @@ impl Coordinator {
             }
             let performed = ctx.dice.below(step.actions.len() as u64 + 1) as usize;
             for action in step.actions.into_iter().take(performed) {
-                act(&live, ctx, action);
+                act(&mut live, ctx, action);
             }
         }
     }
@@ -122,6 +123,13 @@ impl Coordinator {
             if ctx.bug == Some(Bug::SameIncarnation) {
                 join.incarnation = Incarnation(1);
             }
+        }
+        if ctx.bug == Some(Bug::GiveUpNotStored)
+            && let Input::FromWorker { message: FromWorker::Sealed { queue, attempt, .. }, .. } =
+                &input
+        {
+            let (queue, attempt) = (*queue, *attempt);
+            tell(live, ctx, conn, &ToWorker::Unseal { queue, attempt }, false);
         }
         live.inbox.push(input);
         let soon = ctx.dice.between(0, 2);
@@ -182,7 +190,7 @@ impl Coordinator {
         if live.machine.next_wakeup().is_some_and(|at| at <= time) {
             for conn in live.sessions.keys() {
                 let heard = ctx.net.conn(*conn).map_or(0, |c| c.heard);
-                let at = Time(heard.saturating_sub(ctx.standing[self.pid].started));
+                let at = ctx.local_at(self.pid, heard);
                 live.machine.handle(time, Input::Heard { conn: *conn, at }, &mut effects);
             }
             live.machine.wake(time, &mut effects);
@@ -268,7 +276,7 @@ fn second_group() -> Vec<Input> {
     numbered.map(|(request, n)| Input::Admin { reply: ReplyTo(n), request }).collect()
 }
 
-fn act(live: &Live, ctx: &mut Ctx, action: Action) {
+fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
     match action {
         Action::ToWorker { conn, message } => {
             if ctx.bug == Some(Bug::GrantBeforeRaise)
@@ -279,6 +287,12 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
                 let granted = GrantedRight { right: to.right, epoch: to.epoch };
                 let member = holder.member.clone();
                 tell(live, ctx, *conn, &ToClient::Granted { member, granted }, false);
+            }
+            if ctx.bug == Some(Bug::OpenedBeforeSeal)
+                && let ToWorker::SealQueue { queue, attempt, only_if_empty: true, .. } = message
+            {
+                let message = FromWorker::Sealed { queue, attempt, end: Offset(0) };
+                live.inbox.push(Input::FromWorker { conn, message });
             }
             let twice = !matches!(message, ToWorker::Registered | ToWorker::RegisterRefused(_));
             tell(live, ctx, conn, &message, twice);
@@ -297,9 +311,8 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
         Action::Route { workers, clients, routing } => {
             let routing = Routing::clone(&routing);
             let message = ToWorker::Routing(routing.clone());
-            workers.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
-            let message = ToClient::Routing(routing);
-            clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
+            tell_all(live, ctx, &workers, &message);
+            tell_all(live, ctx, &clients, &ToClient::Routing(routing));
         }
         Action::Reply { answer, .. } => {
             if let Err(refusal) = answer {
@@ -313,6 +326,19 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
 
 fn tell<T: Serialize>(live: &Live, ctx: &mut Ctx, conn: ConnId, message: &T, twice: bool) {
     let Some(stream) = live.sessions.get(&conn) else { return };
-    let bytes = codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"));
-    ctx.say(conn, End::Acceptor, *stream, bytes, twice);
+    ctx.say(conn, End::Acceptor, *stream, encoded(message), twice);
+}
+
+/// The same to several, encoded once.
+fn tell_all<T: Serialize>(live: &Live, ctx: &mut Ctx, conns: &[ConnId], message: &T) {
+    let bytes = encoded(message);
+    for conn in conns {
+        if let Some(stream) = live.sessions.get(conn) {
+            ctx.say(*conn, End::Acceptor, *stream, bytes.clone(), true);
+        }
+    }
+}
+
+fn encoded<T: Serialize>(message: &T) -> Bytes {
+    codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"))
 }

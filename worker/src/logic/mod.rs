@@ -25,6 +25,7 @@ pub mod host;
 pub mod hosted;
 pub mod pace;
 pub mod queue;
+pub mod rounds;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
 pub type Token = u64;

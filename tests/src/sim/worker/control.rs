@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
 use ringway_proto::routing::Routing;
-use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
+use ringway_proto::{Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
 
 use super::super::bugs::Bug;
@@ -150,6 +150,7 @@ impl Worker {
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
+                ctx.note(What::Sealed(queue));
                 (queue, Step::Seal { epoch, attempt, only_if_empty })
             }
             ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
@@ -158,13 +159,20 @@ impl Worker {
             }
             ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
-                let any = ctx.bug == Some(Bug::TombstoneOfAnyEpoch);
-                let epoch = if any { Epoch(u64::MAX) } else { epoch };
-                (queue, Step::Tombstone { uuid, epoch })
+                let above = live.host.queue(queue).map(|hosted| hosted.queue.epoch().next());
+                let above = above.filter(|_| ctx.bug == Some(Bug::TombstoneOfAnyEpoch));
+                (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
             }
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::Revoke { right, epoch } => {
+                ctx.note(What::Revoked { right, epoch });
+                if ctx.bug == Some(Bug::RebalanceStops) {
+                    live.stops_until = ctx.clock.now() + 200;
+                    ctx.timer(self.pid, live.stops_until, Timer::Wake);
+                }
+                (right.queue, Step::Revoke { right, epoch })
+            }
         };
         let mut out = Vec::new();
         live.host.step(ctx.local(self.pid), queue, step, &mut out);

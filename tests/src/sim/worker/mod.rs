@@ -15,13 +15,14 @@ use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
-    WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, Refusal, RightId, Sequence,
+    Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
+use ringway_worker::logic::rounds::{Gathered, Part};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -29,6 +30,7 @@ use self::control::Link;
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Timer};
 use super::disk::Journal;
+use super::faults::Faults;
 use super::history::{Value, What};
 use super::net::{ConnId, Item, StreamNo};
 
@@ -50,8 +52,12 @@ pub(super) struct Live {
     pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Gathered<Pending>,
     pub(super) under_way: Option<Vec<Pending>>,
+    /// There is no room for the round under way.
+    finds_no_room: bool,
+    /// The disk was full and is tried again then.
+    retry_at: Option<u64>,
     /// Delivery streams by where they lead, and the other way round.
     readers: BTreeMap<(ConnId, StreamNo), Reader>,
     streams: BTreeMap<StreamId, (ConnId, StreamNo)>,
@@ -61,6 +67,10 @@ pub(super) struct Live {
     wake_at: Option<u64>,
     /// What copies are asked for: the number of the question, and whom.
     pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
+    /// Nothing is served until then, by the bug that stops everything for a rebalance.
+    pub(super) stops_until: u64,
+    /// The newest stream of each right, and its open.
+    newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -88,6 +98,17 @@ pub(super) struct Pending {
     pub(super) then: Then,
 }
 
+impl Pending {
+    fn part(&self) -> Part {
+        match self.then {
+            Then::Stored { token, .. } => Part::Batch(token),
+            Then::Copied { .. } => Part::Copied,
+            Then::Repeat { token, at } => Part::Repeat(token, at),
+            _ => Part::Other,
+        }
+    }
+}
+
 /// What happens once everything before it is durable.
 #[derive(Debug)]
 pub(super) enum Then {
@@ -113,7 +134,7 @@ impl Worker {
     /// # Panics
     /// When the replay does not accept what the logic wrote.
     pub fn start(&mut self, ctx: &mut Ctx) {
-        if ctx.faults && ctx.dice.percent(25) {
+        if ctx.faults == Faults::All && ctx.dice.percent(25) {
             self.weight = ctx.dice.between(1, 4) as u32 * 50;
         }
         let mut replay = Replay::new(Rules::default());
@@ -147,8 +168,10 @@ impl Worker {
             batches,
             waiting: BTreeMap::new(),
             tokens: 0,
-            pending: Vec::new(),
+            pending: Gathered::default(),
             under_way: None,
+            finds_no_room: false,
+            retry_at: None,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
             made: 0,
@@ -156,6 +179,8 @@ impl Worker {
             timers: BTreeMap::new(),
             wake_at: None,
             fetches: BTreeMap::new(),
+            stops_until: 0,
+            newest: BTreeMap::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -274,6 +299,7 @@ impl Worker {
         let waits = live.host.queue(right.queue).is_some_and(|queue| queue.is_frozen());
         match live.host.open_right(time, stream, &request, out) {
             Ok(()) => {
+                live.newest.insert(right, (stream, request.open));
                 if !request.acks.is_empty() && !waits {
                     ctx.note(What::Acked { right, epoch, holder });
                 }
@@ -303,8 +329,17 @@ impl Worker {
         {
             epoch = right.epoch();
         }
+        let (mut frame, mut stream) = (frame, reader.stream);
+        if ctx.bug == Some(Bug::OpenNumbersIgnored)
+            && let Some((newest, open)) = live.newest.get(&reader.right)
+        {
+            stream = *newest;
+            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
+                r.open = *open;
+            }
+        }
         let time = ctx.local(self.pid);
-        let tally = live.host.frame(time, reader.stream, reader.right, epoch, &frame, out);
+        let tally = live.host.frame(time, stream, reader.right, epoch, &frame, out);
         // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
         let queue = live.host.queue(reader.right.queue);
         let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
@@ -330,14 +365,16 @@ impl Worker {
             self.act(ctx, out);
         }
         if let Some(live) = &mut self.live {
-            while let Some(right) = live.turns.pop_front() {
+            while live.stops_until <= ctx.clock.now()
+                && let Some(right) = live.turns.pop_front()
+            {
                 live.serve(ctx, right);
             }
         }
         self.start_round(ctx);
         let Some(live) = &mut self.live else { return };
         if let Some(first) = live.timers.values().min() {
-            let at = first.0 + ctx.standing[self.pid].started;
+            let at = ctx.moment(self.pid, *first);
             if live.wake_at.is_none_or(|known| at < known) {
                 live.wake_at = Some(at);
                 ctx.timer(self.pid, at, Timer::Wake);
