@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ConstantBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -21,6 +21,11 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// Jitter adds up to as much again, which makes a second.
 const LAST_DELAY: Duration = Duration::from_millis(500);
+/// Between the first attempts after the loss of a connection, jitter adding up to as much again:
+/// a server that is restarted is back soon, and nobody should wait for the next step of a back-off.
+const RESTART_DELAY: Duration = Duration::from_millis(25);
+/// How many such attempts there are: about two seconds of them.
+const RESTART_ATTEMPTS: usize = 50;
 /// A connection that lasted this long was a success: the next loss is dialled at once. One that
 /// did not, such as to a server that lets in and throws out, counts as a failed attempt.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -126,7 +131,7 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self) {
-        let mut delays = delays();
+        let mut delays: Delays = Box::new(delays());
         loop {
             let (address, peer) = self.connect(&mut delays).await;
             let since = Instant::now();
@@ -137,7 +142,7 @@ impl Keeper {
             self.watch_over(&address, &peer).await;
             self.out.send_replace(None);
             if since.elapsed() >= SETTLED {
-                delays = self::delays();
+                delays = delays_after_loss();
             } else {
                 self.pause(&mut delays).await;
             }
@@ -145,7 +150,7 @@ impl Keeper {
     }
 
     /// Goes round the addresses until one answers.
-    async fn connect(&mut self, delays: &mut impl Iterator<Item = Duration>) -> (String, Peer) {
+    async fn connect(&mut self, delays: &mut Delays) -> (String, Peer) {
         loop {
             if self.addresses.has_changed().is_ok_and(|changed| changed) {
                 self.verdict.send_replace(None);
@@ -187,7 +192,7 @@ impl Keeper {
     }
 
     /// Waits before the next round, unless the list changes.
-    async fn pause(&self, delays: &mut impl Iterator<Item = Duration>) {
+    async fn pause(&self, delays: &mut Delays) {
         tokio::select! {
             () = tokio::time::sleep(delays.next().unwrap_or(LAST_DELAY)) => {}
             () = changed(self.addresses.clone()) => {}
@@ -211,6 +216,18 @@ impl Keeper {
     fn set_error(&self, e: Option<DialError>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = e;
     }
+}
+
+type Delays = Box<dyn Iterator<Item = Duration> + Send>;
+
+/// A server that was there a moment ago is expected back soon.
+fn delays_after_loss() -> Delays {
+    let soon = ConstantBuilder::new()
+        .with_delay(RESTART_DELAY)
+        .with_max_times(RESTART_ATTEMPTS)
+        .with_jitter()
+        .build();
+    Box::new(soon.chain(delays()))
 }
 
 fn delays() -> impl Iterator<Item = Duration> {
