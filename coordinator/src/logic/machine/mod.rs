@@ -217,6 +217,8 @@ pub struct Machine {
     moves_due: bool,
     /// Since when the queue is to be sealed that is so the longest.
     sealing_since: Option<Time>,
+    /// When the first of those that could not be sealed yet said so.
+    declined_at: Option<Time>,
     /// Since when workers are down, until their moves are given up.
     down_since: BTreeMap<WorkerId, Time>,
     /// Copies that connected workers have not said to have removed.
@@ -277,6 +279,7 @@ impl Machine {
             plans: PlanLog::default(),
             moves_due: true,
             sealing_since: None,
+            declined_at: None,
             down_since: BTreeMap::new(),
             drops: BTreeMap::new(),
             dirty: BTreeSet::new(),

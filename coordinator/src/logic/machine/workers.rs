@@ -35,7 +35,9 @@ impl Machine {
             FromWorker::Sealed { queue, attempt, end } => {
                 self.note_sealed(now, &worker, queue, attempt, end, out);
             }
-            FromWorker::SealDeclined { queue, .. } => self.note_data(&worker, queue),
+            FromWorker::SealDeclined { queue, attempt, .. } => {
+                self.note_declined(now, &worker, queue, attempt);
+            }
             FromWorker::CopyProgress { queue, attempt, copied, end, copied_bytes, total_bytes } => {
                 let said = Copied { copied, end, copied_bytes, total_bytes, at: now, first: None };
                 self.note_copied(&worker, queue, attempt, said);

@@ -33,6 +33,8 @@ pub struct FakeWorker {
     pub rights: BTreeMap<RightId, RightEpoch>,
     /// Every raise that it ever journaled.
     pub raised: BTreeMap<(RightId, Epoch), Option<Holder>>,
+    /// It cannot seal queues with messages.
+    pub declines: bool,
 }
 
 impl FakeWorker {
@@ -83,7 +85,7 @@ impl FakeWorker {
             }
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
                 let held = self.queues.get_mut(&queue).filter(|held| held.epoch == epoch)?;
-                if held.end > Offset(0) && only_if_empty {
+                if held.end > Offset(0) && (only_if_empty || self.declines) {
                     return Some(FromWorker::SealDeclined { queue, attempt, end: held.end });
                 }
                 held.sealed = held.sealed.max(Some(attempt));
