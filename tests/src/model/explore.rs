@@ -18,7 +18,7 @@ pub struct Bounds {
 }
 
 /// How many of the steps behind a stuck state are shown.
-const FURTHER: usize = 40;
+const FURTHER: usize = 25;
 
 /// A way to a state that must not be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +77,9 @@ struct Graph {
 pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
     let (mut graph, mut found) = (Graph::default(), Found::default());
     let mut waiting = VecDeque::from([(beginning.clone(), 0u32)]);
+    if let Err(why) = system.check(beginning) {
+        return Found { broken: Some(Trace { why, steps: Vec::new() }), ..found };
+    }
     graph.known.insert(beginning.print(), 0);
     graph.parents.push((0, 0));
     found.is_complete = true;

@@ -22,8 +22,8 @@ pub struct Past {
     pub handed: u64,
     /// Messages that an application is done with, under which epoch, if that counted.
     pub settled: BTreeMap<Offset, Epoch>,
-    /// Messages whose ack was confirmed.
-    pub confirmed: BTreeSet<Offset>,
+    /// Messages whose ack was confirmed, under which epoch.
+    pub confirmed: BTreeMap<Offset, Epoch>,
     /// The newest epoch that a worker opened it under, and which worker.
     pub opened: Option<(Epoch, u8)>,
 }
@@ -31,8 +31,9 @@ pub struct Past {
 impl Past {
     /// Whether a holder lost the right between these epochs.
     #[must_use]
-    pub fn was_forced(&self, from: Epoch, to: Epoch) -> bool {
-        self.forced.range(from.next()..=to).next().is_some()
+    pub fn was_forced(&self, one: Epoch, other: Epoch) -> bool {
+        let (from, to) = (one.min(other), one.max(other));
+        self.forced.iter().any(|epoch| from < *epoch && *epoch <= to)
     }
 }
 
@@ -136,8 +137,8 @@ impl Ghost {
                 self.of(*queue).settled.insert(*offset, *epoch);
                 Ok(())
             }
-            Event::Confirmed { queue, offset } => {
-                self.of(*queue).confirmed.insert(*offset);
+            Event::Confirmed { queue, epoch, offset } => {
+                self.of(*queue).confirmed.insert(*offset, *epoch);
                 Ok(())
             }
         }
@@ -145,7 +146,8 @@ impl Ghost {
 
     fn handed_out(&mut self, queue: QueueId, epoch: Epoch, offset: Offset) -> Result<(), String> {
         let past = self.of(queue);
-        if past.confirmed.contains(&offset) {
+        // A process that lost the right may have had it in its buffer.
+        if past.confirmed.get(&offset).is_some_and(|confirmed| *confirmed <= epoch) {
             return Err(format!(
                 "I8: message {offset} of {queue} is handed out under {epoch}, its ack was confirmed"
             ));

@@ -189,6 +189,16 @@ pub fn all() -> Vec<Run> {
             Budget { drains: 3, ..drain },
         ),
         moves(
+            "move-given-up",
+            "a queue moves, and that is given up twice",
+            Budget { hurries: 2, ..drain },
+        ),
+        moves(
+            "move-there-and-back",
+            "a queue moves there and back, a message comes twice",
+            Budget { drains: 3, echoes: 1, ..drain },
+        ),
+        moves(
             "move-worker-crash",
             "a queue moves, and a worker dies",
             Budget { worker_crashes: 1, ..drain },
@@ -240,6 +250,29 @@ pub fn all() -> Vec<Run> {
     ]
 }
 
+/// The search that finds a planted bug.
+#[must_use]
+pub fn against(bug: Bug) -> &'static str {
+    match bug {
+        Bug::GrantBeforeRaise | Bug::DrainedBeforeAcks => "leave",
+        Bug::SameIncarnation => "again",
+        Bug::RaiseNotJournaled => "worker-crash",
+        Bug::UnsyncedConfirmed => "worker-crash",
+        Bug::EpochIgnored => "overrun",
+        Bug::AcksNotRepeated => "break",
+        Bug::SealNotJournaled | Bug::UnsyncedCopied => "move-worker-crash",
+        Bug::TombstoneOfAnyEpoch => "move-there-and-back",
+        Bug::AttemptNotRaised => "move-given-up",
+        Bug::OpenedBeforeSeal => "move",
+    }
+}
+
+/// The search of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<Run> {
+    all().into_iter().find(|run| run.name == name)
+}
+
 impl Run {
     /// Makes the search.
     #[must_use]
@@ -249,10 +282,11 @@ impl Run {
             queues: self.queues,
             processes: self.processes.to_vec(),
             sync_at_once: self.budget.worker_crashes == 0,
-            bug,
+            bug: None,
         };
         let mut system = System::new(cast);
         let beginning = self.beginning(&mut system);
+        system.plant(bug);
         search(&mut system, &beginning, self.bounds)
     }
 

@@ -5,14 +5,16 @@
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 
-use ringway_coordinator::logic::rows::Phase;
+use ringway_coordinator::logic::rows::{Phase, QueueRow};
+use ringway_proto::control::CopyFrom;
 use ringway_proto::{Epoch, Holder, Offset};
 
+use super::bugs::Bug;
 use super::ghost::Ghost;
 use super::intern::{Map, Printer, Table};
 use super::parts::coordinator::{self, Coordinator, Wait};
 use super::parts::member::{self, Member};
-use super::parts::worker::{self, View, Worker};
+use super::parts::worker::{self, Kept, View, Worker};
 use super::parts::{Cast, Event, Link, Message, Out, Stream};
 
 /// The most peers of the coordinator.
@@ -43,7 +45,7 @@ pub struct Budget {
     pub lates: u8,
     /// Control messages that come twice.
     pub echoes: u8,
-    /// Orders to empty the first worker, and to take that back, in turns.
+    /// Orders to empty a worker, and to take that back, in turns.
     pub drains: u8,
     /// Messages that are published to each queue.
     pub messages: u8,
@@ -52,7 +54,7 @@ pub struct Budget {
 /// A step of the system.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Act {
-    /// The next message of a link arrives; with `true`, once more behind all others too.
+    /// The next message of a link arrives; with `true`, it is said once more for later too.
     Deliver(Link, bool),
     /// What a worker wrote is durable.
     Sync(u8),
@@ -88,8 +90,8 @@ pub enum Act {
     Break(u8, bool, bool),
     /// A member's streams to a worker break; what it said may come late.
     BreakStreams(u8, u8, bool),
-    /// The first worker is to be emptied, or no longer.
-    Drain(bool),
+    /// A worker is to be emptied, or no longer.
+    Drain(u8, bool),
     /// A producer sends a message to whom it takes for the primary.
     Publish(u8, u8),
 }
@@ -124,8 +126,8 @@ pub struct State {
     /// The open connection of each peer to the coordinator, 0 for none, and the last one made.
     conns: [u8; PEERS],
     made: [u8; PEERS],
-    /// Whether the first worker is to be emptied.
-    draining: bool,
+    /// The worker that is to be emptied, from 1; 0 for none.
+    draining: u8,
     budget: Budget,
     /// What is on the way: sorted by link, in order on each.
     under_way: Vec<(u32, u32)>,
@@ -155,7 +157,7 @@ impl State {
             b.echoes,
             b.drains,
             b.messages,
-            u8::from(self.draining),
+            self.draining,
         ];
         words.extend(self.conns.iter().chain(&self.made).chain(&few).map(|n| u32::from(*n)));
         words.extend(self.under_way.iter().flat_map(|(link, message)| [*link, *message]));
@@ -207,9 +209,16 @@ pub struct System {
     steps: Map<(Part, u32, Input), (u32, u32)>,
     outcomes: Vec<Outcome>,
     views: Map<u32, Vec<View>>,
+    asks: Map<u32, Vec<Asked>>,
+    /// What was found right about the coordinator, the workers and what happened; and whether all
+    /// was well with them.
+    checked: Map<(u32, [u32; 2], u32), bool>,
     /// Steps of the parts that were computed.
     pub computed: u64,
 }
+
+/// What a copy asks: which queue, under which number, whom, and what.
+type Asked = (u8, u64, String, CopyFrom);
 
 /// A step that breaks a promise, in words.
 pub type Broken = String;
@@ -231,6 +240,8 @@ impl System {
             steps: Map::default(),
             outcomes: Vec::new(),
             views: Map::default(),
+            asks: Map::default(),
+            checked: Map::default(),
             computed: 0,
         }
     }
@@ -249,10 +260,16 @@ impl System {
             ghost,
             conns: [0; PEERS],
             made: [0; PEERS],
-            draining: false,
+            draining: 0,
             budget,
             under_way: Vec::new(),
         }
+    }
+
+    /// Plants a bug: from here on the parts have it.
+    pub fn plant(&mut self, bug: Option<Bug>) {
+        self.cast.bug = bug;
+        self.steps.clear();
     }
 
     /// The same state with another budget.
@@ -371,16 +388,16 @@ impl System {
             acts.push(Act::StartCoordinator);
         }
         for index in 0..self.cast.workers {
-            let worker = self.worker(state, index);
+            let worker = self.workers.get(state.workers[usize::from(index)]);
             if !worker.is_up() && worker.has_run() {
                 acts.push(Act::StartWorker(index));
             }
             if worker.unsynced().is_some() {
                 acts.push(Act::Sync(index));
             }
-            for (queue, ..) in worker.asks() {
-                acts.push(Act::Ask(index, queue));
-            }
+            let name = state.workers[usize::from(index)];
+            let asks = self.asks.entry(name).or_insert_with(|| worker.asks());
+            acts.extend(asks.iter().map(|(queue, ..)| Act::Ask(index, *queue)));
         }
         acts.retain(|act| match act {
             Act::Ask(worker, queue) => self.is_asking_of_use(state, *worker, *queue),
@@ -467,7 +484,7 @@ impl System {
         if budget.echoes > 0 {
             for (link, message) in self.heads(state) {
                 let (link, message) = (*self.links.get(link), self.messages.get(message));
-                if may_come_twice(message) {
+                if may_come_twice(message) && !matches!(link, Link::Again { .. }) {
                     acts.push(Act::Deliver(link, true));
                 }
             }
@@ -547,7 +564,10 @@ impl System {
         }
         let up = self.coordinator(state).is_up();
         if budget.drains > 0 && up && self.cast.workers > 1 {
-            acts.push(Act::Drain(state.draining));
+            match state.draining {
+                0 => acts.extend((0..self.cast.workers).map(|worker| Act::Drain(worker, false))),
+                worker => acts.push(Act::Drain(worker - 1, true)),
+            }
         }
         for queue in 0..self.cast.queues {
             let past = self.ghost(state).queues.get(&queue);
@@ -663,10 +683,11 @@ impl System {
                     self.end_down(&mut next, stream);
                 }
             }
-            Act::Drain(undo) => {
+            Act::Drain(worker, undo) => {
                 next.budget.drains -= 1;
-                next.draining = !undo;
-                self.run(&mut next, Part::Coordinator, (DRAIN, u32::from(undo)))?;
+                next.draining = if undo { 0 } else { worker + 1 };
+                let input = (DRAIN, u32::from(worker) << 1 | u32::from(undo));
+                self.run(&mut next, Part::Coordinator, input)?;
             }
             Act::Publish(worker, queue) => {
                 let past = self.ghost(state).queues.get(&queue);
@@ -688,16 +709,29 @@ impl System {
             return Ok(());
         };
         let (_, message) = next.under_way.remove(at);
+        let said_on = match link {
+            Link::Again { peer, conn, up: true } => Link::ToCoordinator { peer, conn },
+            Link::Again { peer, conn, up: false } => Link::FromCoordinator { peer, conn },
+            link => link,
+        };
         if again {
             next.budget.echoes -= 1;
-            next.push(name, message);
+            let echo = match link {
+                Link::ToCoordinator { peer, conn } => Link::Again { peer, conn, up: true },
+                Link::FromCoordinator { peer, conn } => Link::Again { peer, conn, up: false },
+                link => link,
+            };
+            let echo = self.link(echo);
+            next.push(echo, message);
         }
-        let part = match link {
+        let name = self.link(said_on);
+        let part = match said_on {
             Link::ToCoordinator { .. } => Part::Coordinator,
             Link::FromCoordinator { peer, .. } => self.part_of(peer),
             Link::Up(stream) => Part::Worker(stream.worker),
             Link::Down(stream) => Part::Member(stream.process),
             Link::Copy { worker, .. } => Part::Worker(worker),
+            Link::Again { .. } => return Ok(()),
         };
         self.run(next, part, (name, message))
     }
@@ -776,6 +810,10 @@ impl System {
         let closed = self.closed();
         let to = self.link(Link::ToCoordinator { peer, conn });
         let from = self.link(Link::FromCoordinator { peer, conn });
+        for up in [true, false] {
+            let again = self.link(Link::Again { peer, conn, up });
+            next.clear(again);
+        }
         if !up {
             next.clear(to);
         }
@@ -847,7 +885,7 @@ impl System {
                     next.push(link, message);
                 }
             }
-            Link::Copy { .. } => next.push(link, message),
+            Link::Copy { .. } | Link::Again { .. } => next.push(link, message),
         }
     }
 
@@ -902,7 +940,7 @@ impl System {
         match code {
             START => Arrival::Start,
             CRASH => Arrival::Crash,
-            DRAIN => Arrival::Drain(0, argument == 1),
+            DRAIN => Arrival::Drain((argument >> 1) as u8, argument & 1 == 1),
             WAIT.. => {
                 let wait = Wait::ALL[(code - WAIT) as usize];
                 let conn = |peer: u8| (argument >> (4 * peer) & 0xf) as u8;
@@ -961,17 +999,20 @@ impl System {
     /// # Errors
     /// The promise that it breaks.
     pub fn check(&mut self, state: &State) -> Result<(), Broken> {
-        for queue in 0..self.cast.queues {
-            self.check_queue(state, queue)?;
+        let key = (state.coordinator, state.workers, state.ghost);
+        if !self.checked.contains_key(&key) {
+            for queue in 0..self.cast.queues {
+                self.check_queue(state, queue)?;
+            }
+            let is_well = self.coordinator(state).is_up() && self.are_queues_well(state);
+            self.checked.insert(key, is_well);
         }
         self.check_hands(state)
     }
 
     fn check_queue(&mut self, state: &State, queue: u8) -> Result<(), Broken> {
         let id = super::parts::queue(queue);
-        let row = self.coordinator(state).queues().find(|row| row.id == id);
-        let primary = row.and_then(|row| row.primary.as_ref());
-        let primary = primary.and_then(|worker| self.cast.worker_index(worker));
+        let primary = self.leader(state, queue);
         let stored = self.coordinator(state).rights().find(|row| row.id.queue == id);
         let stored = stored.map_or(Epoch(0), |row| row.epoch);
         let past = self.ghost(state).queues.get(&queue).cloned().unwrap_or_default();
@@ -981,7 +1022,8 @@ impl System {
         if let Some(primary) = primary {
             let view = &views[usize::from(primary)];
             for (number, offset) in (0..).zip(&past.acked) {
-                if !view.log.contains(&(*offset, number)) {
+let is_it = |kept: &Kept| kept.offset == *offset && kept.number == number;
+                if !view.log.iter().any(is_it) {
                     return Err(format!(
                         "I1: message {number} of {queue} was acked at {offset}; its primary {primary} \
                          has {:?}",
@@ -993,14 +1035,14 @@ impl System {
                 return Err(format!("I9: primary {primary} of queue {queue} has a part of it"));
             }
             let acked = |at: &Offset| view.acked.iter().any(|(from, to)| from <= at && at < to);
-            if let Some(at) = past.confirmed.iter().find(|at| !acked(at)) {
+            if let Some(at) = past.confirmed.keys().find(|at| !acked(at)) {
                 return Err(format!(
                     "I8: the ack of {at} of queue {queue} was confirmed and is lost"
                 ));
             }
         }
         for view in &views {
-            let numbers: BTreeSet<u64> = view.log.iter().map(|(_, number)| *number).collect();
+            let numbers: BTreeSet<u64> = view.log.iter().map(|kept| kept.number).collect();
             if numbers.len() < view.log.len() {
                 return Err(format!("I6: queue {queue} has a message twice: {:?}", view.log));
             }
@@ -1008,6 +1050,13 @@ impl System {
                 return Err(format!(
                     "I5: a worker knows an epoch of {queue} that the store has not"
                 ));
+            }
+        }
+        let logs = views.iter().flat_map(|view| &view.log);
+        let acked = |kept: &&Kept| past.acked.contains(&kept.offset);
+        for one in logs.clone().filter(acked) {
+            if let Some(other) = logs.clone().find(|kept| kept.offset == one.offset && *kept != one) {
+                return Err(format!("I3: queue {queue} has {one:?} and {other:?}"));
             }
         }
         let open: Vec<_> = views.iter().filter_map(|view| view.open).collect();
@@ -1047,31 +1096,47 @@ impl System {
     }
 
     /// Whether everything is as it should be in the end: each queue is open at its primary and does
-    /// not move, and where a member stays, all that was published was handled.
+    /// not move, and where a member stays, all that was published was handed out and is acked.
     pub fn is_settled(&mut self, state: &State) -> bool {
-        if !self.coordinator(state).is_up() {
-            return false;
-        }
-        let somebody = self.processes().any(|process| self.member(state, process).stays());
-        for queue in 0..self.cast.queues {
-            let id = super::parts::queue(queue);
-            let row = self.coordinator(state).queues().find(|row| row.id == id).cloned();
-            let Some(row) = row else { return false };
-            let primary = row.primary.as_ref().and_then(|id| self.cast.worker_index(id));
-            let Some(primary) = primary else { return false };
-            let open = self.view(state, primary)[usize::from(queue)].open;
-            let is_open = open.is_some_and(|open| open.epoch == row.epoch && open.sealed.is_none());
-            if !is_open || row.moving.is_some() {
-                return false;
-            }
-            let past = self.ghost(state).queues.get(&queue);
-            let (acked, confirmed) =
-                past.map_or((0, 0), |past| (past.acked.len(), past.confirmed.len()));
-            if somebody && confirmed < acked {
-                return false;
-            }
-        }
-        true
+        let key = (state.coordinator, state.workers, state.ghost);
+        let is_well = self.checked.get(&key).copied().unwrap_or_default();
+        is_well && !self.is_unread(state)
+    }
+
+    fn are_queues_well(&mut self, state: &State) -> bool {
+        (0..self.cast.queues).all(|queue| {
+            let row = self.queue_row(state, queue).cloned();
+            row.zip(self.leader(state, queue)).is_some_and(|(row, leader)| {
+                let open = self.view(state, leader)[usize::from(queue)].open;
+                let is_open =
+                    open.is_some_and(|open| open.epoch == row.epoch && open.sealed.is_none());
+                is_open && row.moving.is_none()
+            })
+        })
+    }
+
+    /// Whether somebody is there to read and something is not read.
+    fn is_unread(&mut self, state: &State) -> bool {
+        self.processes().any(|process| self.member(state, process).stays())
+            && (0..self.cast.queues).any(|queue| {
+                let Some(leader) = self.leader(state, queue) else { return true };
+                let acked = self.view(state, leader)[usize::from(queue)].acked.clone();
+                let is_acked = |at: &Offset| acked.iter().any(|(from, to)| from <= at && at < to);
+                self.ghost(state).queues.get(&queue).is_some_and(|past| {
+                    past.acked.iter().any(|at| !is_acked(at) || at.0 >= past.handed)
+                })
+            })
+    }
+
+    fn queue_row(&self, state: &State, queue: u8) -> Option<&QueueRow> {
+        let id = super::parts::queue(queue);
+        self.coordinator(state).queues().find(|row| row.id == id)
+    }
+
+    /// The worker that leads a queue, as the store says.
+    fn leader(&self, state: &State, queue: u8) -> Option<u8> {
+        let primary = self.queue_row(state, queue)?.primary.as_ref()?;
+        self.cast.worker_index(primary)
     }
 
     /// A step in words.

@@ -58,7 +58,7 @@ struct Live {
     router: Option<Arc<Router>>,
     deliveries: BTreeMap<RightId, Delivery>,
     hand: Vec<Hold>,
-    tokens: BTreeMap<u64, (QueueId, Offset)>,
+    tokens: BTreeMap<u64, (QueueId, Epoch, Offset)>,
     token: u64,
     leaving: bool,
 }
@@ -394,7 +394,7 @@ impl Live {
         self.token += 1;
         if self.seat.settle(&hold, How::Ack, Some(self.token)) == Settled::Taken {
             let Hold { right, epoch, offset, .. } = hold;
-            self.tokens.insert(self.token, (right.queue, offset));
+            self.tokens.insert(self.token, (right.queue, epoch, offset));
             run.out.events.push(Event::Settled { queue: right.queue, epoch, offset });
         }
     }
@@ -434,10 +434,10 @@ impl Live {
             Action::Close(right) => self.drop_stream(&right, run),
             Action::Acked(outcome, tokens) => {
                 for token in tokens {
-                    if let Some((queue, offset)) = self.tokens.remove(&token)
+                    if let Some((queue, epoch, offset)) = self.tokens.remove(&token)
                         && outcome == AckOutcome::Durable
                     {
-                        run.out.events.push(Event::Confirmed { queue, offset });
+                        run.out.events.push(Event::Confirmed { queue, epoch, offset });
                     }
                 }
             }

@@ -125,6 +125,15 @@ pub enum Link {
         /// Which connection.
         conn: u8,
     },
+    /// What is said once more to a peer or, with `up`, by it, however much later.
+    Again {
+        /// Which peer.
+        peer: u8,
+        /// Which connection.
+        conn: u8,
+        /// By the peer.
+        up: bool,
+    },
     /// From a member's process to a worker: one open of a right.
     Up(Stream),
     /// The other way.
@@ -272,6 +281,8 @@ pub enum Event {
     Confirmed {
         /// Of which queue.
         queue: QueueId,
+        /// Under which epoch.
+        epoch: Epoch,
         /// Which.
         offset: Offset,
     },

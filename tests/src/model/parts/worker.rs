@@ -111,6 +111,8 @@ struct Live {
     pending: Vec<Pending>,
     readers: BTreeMap<Stream, Reader>,
     turns: BTreeSet<RightId>,
+    /// Publishes that are not answered: which queue, which of its messages.
+    waiting: BTreeSet<Token>,
     fetches: BTreeMap<QueueId, (u64, String)>,
 }
 
@@ -145,14 +147,25 @@ impl fmt::Debug for Worker {
 /// What there is to know of a worker's copy of a queue, for the checks.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// The process runs and has it open.
+    /// The process runs and has it open, under an epoch that was given out.
     pub open: Option<Opened>,
     /// The messages that are on its disk, by their offsets, whether it is open or a copy.
-    pub log: Vec<(Offset, u64)>,
+    pub log: Vec<Kept>,
     /// The disk has it as a copy that is whole, or open.
     pub is_whole: bool,
     /// What a restart finds acked: everything below the first, and these ranges.
     pub acked: Vec<(Offset, Offset)>,
+}
+
+/// A message in a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Where.
+    pub offset: Offset,
+    /// Which.
+    pub number: u64,
+    /// In which run of its first worker it was taken.
+    pub taken: WallTime,
 }
 
 /// A queue that a worker has open.
@@ -261,8 +274,12 @@ impl Worker {
         let id = queue(index);
         let disk = &self.disk;
         let log = disk.logs.get(&id).into_iter().flatten();
-        let mut log: Vec<(Offset, u64)> =
-            log.map(|(at, (batch, _))| (*at, batch.base_sequence.0)).collect();
+        let kept = |(at, (batch, _)): (&Offset, &(StoredBatch, Bytes))| Kept {
+            offset: *at,
+            number: batch.base_sequence.0,
+            taken: batch.appended_at,
+        };
+        let mut log: Vec<Kept> = log.map(kept).collect();
         let copy = disk.host.copies().find(|(of, _)| *of == id).map(|(_, copy)| copy);
         let hosted = disk.host.queue(id);
         let whole = copy.filter(|copy| copy.is_whole()).cloned().map(|copy| copy.into_hosted());
@@ -277,7 +294,7 @@ impl Worker {
             std::iter::once(below).chain(above).collect()
         });
         let live = self.live.as_ref().and_then(|live| live.host.queue(id));
-        let open = live.map(|hosted| Opened {
+        let open = live.filter(|hosted| hosted.queue.epoch() > Epoch(0)).map(|hosted| Opened {
             epoch: hosted.queue.epoch(),
             sealed: hosted.queue.sealed(),
             right: hosted.rights.get(&right(id)).map(|right| right.epoch()),
@@ -333,6 +350,7 @@ impl Worker {
             pending: Vec::new(),
             readers: BTreeMap::new(),
             turns: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             fetches: BTreeMap::new(),
         });
     }
@@ -436,7 +454,8 @@ impl Worker {
             ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
                 let any = cast.bug == Some(Bug::TombstoneOfAnyEpoch);
-                (queue, Step::Tombstone { uuid, epoch: if any { Epoch(u64::MAX) } else { epoch } })
+                let above = if any { copy_of(&live.host, queue).next() } else { epoch };
+                (queue, Step::Tombstone { uuid, epoch: epoch.max(above) })
             }
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
@@ -480,10 +499,8 @@ impl Worker {
                 }
             }
             Message::Frame(kind, payload) => {
+                // Also what comes behind the end: it may have been read before it.
                 let Some(reader) = live.readers.get(&stream).cloned() else { return };
-                if reader.ended {
-                    return;
-                }
                 let frame = frame(*kind, payload);
                 let mut epoch = reader.epoch;
                 if cast.bug == Some(Bug::EpochIgnored)
@@ -533,8 +550,14 @@ impl Worker {
         let id = queue(of);
         let Some(hosted) = live.host.queue(id) else { return };
         let epoch = hosted.queue.epoch();
+        let token = u64::from(of) << 8 | number;
+        // An epoch of 0 is that of a copy which was being opened when its worker died: no routing
+        // names it. What waits already is not sent again on the same connection.
+        if epoch == Epoch(0) || !live.waiting.insert(token) {
+            return;
+        }
         let append = Append {
-            token: u64::from(of) << 8 | number,
+            token,
             epoch,
             routing: RoutingVersion(0),
             producer: Uuid(u128::from(of) + 1000),
@@ -581,7 +604,8 @@ impl Worker {
                     }
                 }
                 // The producer tries again.
-                Action::Refuse { .. } | Action::Late { .. } => {}
+                Action::Refuse { token, .. } => drop(live.waiting.remove(&token)),
+                Action::Late { .. } => {}
                 Action::Opened { stream, opened } => {
                     let bytes = codec::encode(&opened).unwrap_or_default();
                     live.send(stream, Kind::RightOpened, bytes, out);
@@ -609,7 +633,8 @@ impl Worker {
             producer: Uuid(u128::from(id.index) + 1000),
             session: Session(1),
             base_sequence: Sequence(token),
-            appended_at: WALL,
+            // Tells what was taken twice, before a crash and after it, apart.
+            appended_at: WallTime(u64::from(self.starts)),
             bytes: body.len() as u32,
         };
         let Some(live) = &mut self.live else { return };
@@ -646,6 +671,7 @@ impl Worker {
         match then {
             Then::Nothing => {}
             Then::Stored { token, queue, at } => {
+                live.waiting.remove(&(u64::from(queue.index) << 8 | token));
                 live.batches.entry(queue).or_default().insert(at, body(token));
                 let end = at.next();
                 if !live.host.stored(queue, at, end, WALL, &mut actions) {
@@ -654,6 +680,7 @@ impl Worker {
                 out.events.push(Event::Published { queue, number: token, offset: at });
             }
             Then::Repeat { token, queue, at } => {
+                live.waiting.remove(&(u64::from(queue.index) << 8 | token));
                 out.events.push(Event::Published { queue, number: token, offset: at });
             }
             Then::Tell(word) => self.tell(word, out),
