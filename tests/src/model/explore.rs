@@ -50,6 +50,8 @@ pub struct Found {
     pub depth: u32,
     /// Whether there are no others.
     pub is_complete: bool,
+    /// Everything nearer than this was visited, where the search was cut.
+    pub cut_at: Option<u32>,
     /// States in which everything is well.
     pub settled: usize,
     /// Steps of single parts that were computed.
@@ -92,6 +94,7 @@ pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
         found.settled += usize::from(is_settled);
         if depth >= bounds.depth || graph.parents.len() >= bounds.states {
             found.is_complete = false;
+            found.cut_at.get_or_insert(depth);
             number += 1;
             continue;
         }

@@ -22,17 +22,6 @@ pub struct Run {
     budget: Budget,
     /// Where it is cut; it is complete if it ends before.
     pub bounds: Bounds,
-    /// How long it takes.
-    pub size: Size,
-}
-
-/// How long a search takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Size {
-    /// Seconds: it is made by every test run.
-    Short,
-    /// Minutes.
-    Long,
 }
 
 /// Nothing may go wrong.
@@ -55,7 +44,8 @@ const CALM: Budget = Budget {
 /// As much as a beginning needs.
 const PLENTY: Budget = Budget { starts: 9, leaves: 9, messages: 99, drains: 9, ..CALM };
 
-const UNCUT: Bounds = Bounds { depth: u32::MAX, states: usize::MAX };
+/// What the largest searches need is more than a machine has; the others end long before.
+const UNCUT: Bounds = Bounds { depth: u32::MAX, states: 16_000_000 };
 
 const THREE: &[(u8, u8)] = &[(1, 1), (2, 1), (3, 1)];
 /// The first member's process is started again while the old one may still run.
@@ -72,6 +62,15 @@ const FILLED: &[Act] =
 const SERVED: &[Act] =
     &[Act::StartCoordinator, Act::StartWorker(0), Act::StartWorker(1), Act::Start(0)];
 
+/// Two workers with a queue each, and two members.
+const WIDE: &[Act] = &[
+    Act::StartCoordinator,
+    Act::StartWorker(0),
+    Act::StartWorker(1),
+    Act::Start(0),
+    Act::Start(1),
+];
+
 const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run {
     Run {
         name,
@@ -82,7 +81,6 @@ const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run 
         before: TWO_SEATS,
         budget,
         bounds: UNCUT,
-        size: Size::Short,
     }
 }
 
@@ -182,10 +180,14 @@ pub fn all() -> Vec<Run> {
             Budget { echoes: 2, messages: 1, ..leave },
         ),
         moves("move", "a queue moves", drain),
-        moves("move-back", "a queue moves and is called back", Budget { drains: 2, ..drain }),
+        moves(
+            "move-back",
+            "a queue moves, the order to is taken back",
+            Budget { drains: 2, ..drain },
+        ),
         moves(
             "move-thrice",
-            "a queue is sent away, called back, sent away",
+            "two such orders and what takes the first back",
             Budget { drains: 3, ..drain },
         ),
         moves(
@@ -205,7 +207,7 @@ pub fn all() -> Vec<Run> {
         ),
         moves(
             "move-back-worker-crash",
-            "a queue moves and is called back, and a worker dies",
+            "a queue moves, the order to is taken back, and a worker dies",
             Budget { worker_crashes: 1, drains: 2, ..drain },
         ),
         moves(
@@ -215,17 +217,17 @@ pub fn all() -> Vec<Run> {
         ),
         moves(
             "move-coordinator-crash",
-            "a queue moves and is called back, the coordinator dies",
+            "a queue moves, the order to is taken back, the coordinator dies",
             Budget { coordinator_crashes: 1, drains: 2, ..drain },
         ),
         moves(
             "move-break",
-            "a queue moves and is called back, a connection breaks",
+            "a queue moves, the order to is taken back, a connection breaks",
             Budget { breaks: 1, lates: 1, drains: 2, ..drain },
         ),
         moves(
             "move-echo",
-            "a queue moves and is called back, messages come twice",
+            "a queue moves, the order to is taken back, messages come twice",
             Budget { echoes: 2, drains: 2, ..drain },
         ),
         moves(
@@ -237,6 +239,44 @@ pub fn all() -> Vec<Run> {
             processes: &[(1, 1)],
             before: SERVED,
             ..moves("move-served", "a queue moves away from under its reader", drain)
+        },
+        rights(
+            "history",
+            "three membership changes, two crashes, a break, a late and a doubled message",
+            Budget {
+                starts: 1,
+                leaves: 1,
+                kills: 1,
+                worker_crashes: 1,
+                coordinator_crashes: 1,
+                breaks: 1,
+                lates: 1,
+                echoes: 1,
+                messages: 1,
+                ..CALM
+            },
+        ),
+        Run {
+            workers: 2,
+            queues: 2,
+            before: WIDE,
+            ..rights(
+                "everything",
+                "the same with two queues, and one of them moves",
+                Budget {
+                    starts: 1,
+                    leaves: 1,
+                    kills: 1,
+                    worker_crashes: 1,
+                    coordinator_crashes: 1,
+                    breaks: 1,
+                    lates: 1,
+                    echoes: 1,
+                    drains: 1,
+                    messages: 1,
+                    ..CALM
+                },
+            )
         },
         Run {
             processes: &[(1, 1)],
@@ -256,8 +296,7 @@ pub fn against(bug: Bug) -> &'static str {
     match bug {
         Bug::GrantBeforeRaise | Bug::DrainedBeforeAcks => "leave",
         Bug::SameIncarnation => "again",
-        Bug::RaiseNotJournaled => "worker-crash",
-        Bug::UnsyncedConfirmed => "worker-crash",
+        Bug::RaiseNotJournaled | Bug::UnsyncedConfirmed => "worker-crash",
         Bug::EpochIgnored => "overrun",
         Bug::AcksNotRepeated => "break",
         Bug::SealNotJournaled | Bug::UnsyncedCopied => "move-worker-crash",
@@ -267,6 +306,22 @@ pub fn against(bug: Bug) -> &'static str {
     }
 }
 
+/// Searches that take longer than a test should.
+const LONG: [&str; 12] = [
+    "joins",
+    "churn",
+    "worker-crash",
+    "worker-crashes",
+    "coordinator-crash",
+    "coordinator-crashes",
+    "crashes",
+    "breaks",
+    "move-crashes",
+    "move-served-crash",
+    "history",
+    "everything",
+];
+
 /// The search of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<Run> {
@@ -274,6 +329,12 @@ pub fn named(name: &str) -> Option<Run> {
 }
 
 impl Run {
+    /// Whether it takes minutes.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        LONG.contains(&self.name)
+    }
+
     /// Makes the search.
     #[must_use]
     pub fn go(&self, bug: Option<Bug>) -> Found {

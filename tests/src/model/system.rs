@@ -1022,7 +1022,7 @@ impl System {
         if let Some(primary) = primary {
             let view = &views[usize::from(primary)];
             for (number, offset) in (0..).zip(&past.acked) {
-let is_it = |kept: &Kept| kept.offset == *offset && kept.number == number;
+                let is_it = |kept: &Kept| kept.offset == *offset && kept.number == number;
                 if !view.log.iter().any(is_it) {
                     return Err(format!(
                         "I1: message {number} of {queue} was acked at {offset}; its primary {primary} \
@@ -1055,7 +1055,8 @@ let is_it = |kept: &Kept| kept.offset == *offset && kept.number == number;
         let logs = views.iter().flat_map(|view| &view.log);
         let acked = |kept: &&Kept| past.acked.contains(&kept.offset);
         for one in logs.clone().filter(acked) {
-            if let Some(other) = logs.clone().find(|kept| kept.offset == one.offset && *kept != one) {
+            if let Some(other) = logs.clone().find(|kept| kept.offset == one.offset && *kept != one)
+            {
                 return Err(format!("I3: queue {queue} has {one:?} and {other:?}"));
             }
         }
