@@ -13,9 +13,7 @@ use ringway_coordinator::logic::rows::{
 };
 use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
-use ringway_proto::{
-    Attempt, Epoch, GroupId, GroupName, Incarnation, QueueId, Time, Uuid, WorkerId,
-};
+use ringway_proto::{Attempt, Epoch, GroupId, GroupName, Incarnation, QueueId, Time, Uuid};
 
 use super::super::bugs::Bug;
 use super::{Cast, Event, Link, Message, Out, name, queue};
@@ -395,10 +393,4 @@ fn note_grant(granted: GrantedRight, process: Option<u8>, out: &mut Out) {
 fn tell(conn: u64, message: Message, out: &mut Out) {
     let link = Link::FromCoordinator { peer: (conn >> 8) as u8, conn: conn as u8 };
     out.sends.push((link, message));
-}
-
-/// Which worker leads a queue, as this row says.
-#[must_use]
-pub fn primary(row: &QueueRow) -> Option<&WorkerId> {
-    row.primary.as_ref()
 }
