@@ -17,6 +17,8 @@ struct State<'a> {
     filters: BTreeMap<SubscriptionId, &'a Filter>,
     /// The rights that are open and stay so, as far as is known.
     open: BTreeMap<RightId, (Epoch, &'a Holder)>,
+    /// The rights that are being given up, also where they are opened again for their acks.
+    revoked: BTreeSet<(RightId, Epoch)>,
     /// What has to be sent, since when.
     due: BTreeMap<(RightId, Offset), u64>,
     wrong: Vec<String>,
@@ -69,10 +71,15 @@ pub fn check(history: &History) -> Vec<String> {
             What::Joined { subscription, filter, .. } => {
                 state.filters.insert(*subscription, filter);
             }
-            What::Opened { right, epoch, holder, .. } => {
+            What::Opened { right, epoch, holder, .. }
+                if !state.revoked.contains(&(*right, *epoch)) =>
+            {
                 state.open.insert(*right, (*epoch, holder));
             }
-            What::Revoked { right, epoch } => state.leave(|r, e, _| r == right && e == *epoch),
+            What::Revoked { right, epoch } => {
+                state.revoked.insert((*right, *epoch));
+                state.leave(|r, e, _| r == right && e == *epoch);
+            }
             What::Raised { right, epoch, .. } => state.leave(|r, e, _| r == right && e < *epoch),
             What::Leaving(holder) => state.leave(|_, _, h| h == holder),
             // Its queue moves, and the right with it.
