@@ -56,7 +56,7 @@ enum Stream {
     Open,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Drain {
     /// The coordinator asked for it and waits for the report.
     revoked: bool,
@@ -67,7 +67,7 @@ struct Drain {
 }
 
 /// One right under one epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Right {
     id: RightId,
     epoch: Epoch,

@@ -7,6 +7,7 @@
 //! actions: durable before visible.
 
 mod admin;
+mod decisive;
 mod explain;
 mod members;
 mod moves;
@@ -188,7 +189,7 @@ pub struct Setup {
 }
 
 /// The state of the coordinator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     setup: Setup,
     meta: Meta,
