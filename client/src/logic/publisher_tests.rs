@@ -45,6 +45,7 @@ fn routing(version: u64, all_slots_at: u32) -> Routing {
         workers: ["w1", "w2"]
             .map(|w| WorkerRoute { id: worker(w), address: format!("{w}:1"), up: true })
             .to_vec(),
+        ..Routing::default()
     }
 }
 

@@ -295,10 +295,9 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             tell(live, ctx, conn, &message, twice);
         }
         Action::Route { workers, clients, routing } => {
-            let routing = Routing::clone(&routing);
-            let message = ToWorker::Routing(routing.clone());
+            let message = ToWorker::Routing(Routing::clone(&routing));
             workers.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
-            let message = ToClient::Routing(routing);
+            let message = ToClient::Routing(routing.for_clients());
             clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
         }
         Action::Reply { answer, .. } => {

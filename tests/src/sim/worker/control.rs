@@ -3,9 +3,10 @@
 //! hear are dropped; the registration says how things stand.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
-use ringway_proto::routing::Routing;
+use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{Epoch, Incarnation, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
 
@@ -145,7 +146,11 @@ impl Worker {
             }
             ToWorker::Routing(routing) => {
                 let ours = queues_of(&routing, &self.id);
-                live.host.set_routing(routing.version, ours);
+                let router = Router::new(routing).unwrap_or_else(|e| panic!("a routing: {e}"));
+                let mut out = Vec::new();
+                live.host.set_routing(Arc::new(router), ours, &mut out);
+                self.act(ctx, out);
+                self.turn(ctx);
                 return;
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
@@ -165,6 +170,15 @@ impl Worker {
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                (queue, Step::SealSlots { epoch, moved })
+            }
+            ToWorker::AwaitFence { subscription, fence, at } => {
+                (fence.queue, Step::AwaitFence { subscription, fence, at })
+            }
+            ToWorker::FencesPassed { queue, subscription, passed } => {
+                (queue, Step::FencesPassed { subscription, passed })
+            }
         };
         let mut out = Vec::new();
         live.host.step(ctx.local(self.pid), queue, step, &mut out);

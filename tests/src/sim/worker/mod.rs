@@ -22,6 +22,7 @@ use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
+use ringway_worker::logic::slots::Routes;
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -237,6 +238,7 @@ impl Worker {
             count: header.count,
             largest_body_bytes: bodies.map(|m| m.body.len()).max().unwrap_or(0),
             batch_bytes: batch.bytes().len(),
+            routes: Routes::default(),
         };
         if live.forgetful {
             // A batch is known only as long as the process lives.
@@ -246,8 +248,9 @@ impl Worker {
             append.base_sequence = Sequence(0);
         }
         let queue = header.queue;
-        live.waiting.insert(append.token, Waiting { header, batch, to });
-        live.host.append(queue, append, out);
+        let waiting = Waiting { header, batch: Arc::clone(&batch), to };
+        live.waiting.insert(append.token, waiting);
+        live.host.append(queue, append, &batch, out);
     }
 
     fn open(
