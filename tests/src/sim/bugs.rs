@@ -36,11 +36,23 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// A worker says that it sealed slots, and goes on taking them.
+    TableBeforeSeal,
+    /// A worker looks where a batch belongs before it looks whether it has it already.
+    SlotsBeforeDedup,
+    /// A worker takes every append for one of the newest session.
+    SessionsIgnored,
+    /// A publisher sends a slot's later messages elsewhere before the earlier ones are answered.
+    SentElsewhere,
+    /// Of several fences of a slot a worker knows the last only.
+    ChainBroken,
+    /// A subscription that begins later passes all fences.
+    LateWithoutFences,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -57,6 +69,12 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::TableBeforeSeal,
+        Self::SlotsBeforeDedup,
+        Self::SessionsIgnored,
+        Self::SentElsewhere,
+        Self::ChainBroken,
+        Self::LateWithoutFences,
     ];
 
     /// The bug of this name, as `Debug` writes it.

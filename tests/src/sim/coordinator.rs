@@ -10,12 +10,13 @@ use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Time, codec};
+use ringway_proto::{Code, Filter, GroupName, Incarnation, Time, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Role, Timer};
 use super::disk::Rows;
+use super::faults::Fault;
 use super::history::What;
 use super::net::{ConnId, End, Item, StreamNo};
 
@@ -128,6 +129,15 @@ impl Coordinator {
         self.wake_in(ctx, soon);
     }
 
+    /// An administrator asks for a change. False when nobody hears it.
+    pub fn ask(&mut self, ctx: &mut Ctx, change: &Fault) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        let Some(request) = request(change) else { return true };
+        live.inbox.push(Input::Admin { reply: ReplyTo(99), request });
+        self.wake_in(ctx, 0);
+        true
+    }
+
     /// A connection is gone.
     pub fn disconnected(&mut self, ctx: &mut Ctx, conn: ConnId) {
         let Some(live) = &mut self.live else { return };
@@ -222,6 +232,10 @@ impl Coordinator {
             return Some("the coordinator is busy".to_owned());
         }
         let shot = live.machine.snapshot();
+        let moves = live.machine.open_slot_moves();
+        if moves > 0 {
+            return Some(format!("{moves} moves of slots are not done"));
+        }
         if shot.workers_up != workers || shot.workers_down > 0 {
             return Some(format!("{} of {workers} workers are up", shot.workers_up));
         }
@@ -250,6 +264,26 @@ impl Coordinator {
             ctx.note(What::Moves { done: shot.moves, least: shot.lower_bound });
         }
     }
+}
+
+/// What an administrator asks for.
+fn request(change: &Fault) -> Option<AdminRequest> {
+    Some(match *change {
+        Fault::Grow { group, queues } => {
+            AdminRequest::GroupGrow { name: GroupName::new(group).ok()?, queues }
+        }
+        Fault::Bind { filter, group } => AdminRequest::Bind {
+            filter: Filter::new(filter).ok()?,
+            group: GroupName::new(group).ok()?,
+        },
+        Fault::RingGroup => AdminRequest::GroupCreate {
+            name: GroupName::new("ring").ok()?,
+            queues: 3,
+            ring_weight: Some(100),
+            max_body_bytes: None,
+        },
+        _ => return None,
+    })
 }
 
 /// A group of few queues that the classes `b.>` go to.
@@ -301,7 +335,10 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
         }
         Action::Reply { answer, .. } => {
-            if let Err(refusal) = answer {
+            // One that asks for more while a group grows is told to wait.
+            if let Err(refusal) = answer
+                && refusal.code != Code::InUse
+            {
                 ctx.left("an administrator", &refusal);
             }
         }

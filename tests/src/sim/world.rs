@@ -251,6 +251,17 @@ impl World {
                     }
                 }
             }
+            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup => {
+                let asked = match &mut self.processes[COORDINATOR] {
+                    Process::Coordinator(coordinator) => coordinator.ask(&mut self.ctx, fault),
+                    _ => false,
+                };
+                if asked {
+                    self.ctx.note(What::Fault(format!("{fault:?}")));
+                } else {
+                    self.ctx.clock.after(200, Event::Fault(*fault));
+                }
+            }
             Fault::Leave { pid } => {
                 let text = format!("{} leaves", self.ctx.standing[pid].name);
                 self.ctx.note(What::Fault(text));

@@ -283,6 +283,12 @@ impl Machine {
         }
     }
 
+    /// Moves of slots and classes that are not in effect.
+    #[must_use]
+    pub fn open_slot_moves(&self) -> usize {
+        self.slot_moves.open().count()
+    }
+
     /// How far a group is that grows, or waits for it.
     pub(super) fn grow_info(&self, group: GroupId) -> Option<GrowInfo> {
         let row = self.slot_moves.growing(group)?;

@@ -14,15 +14,16 @@ use ringway_proto::batch::Batch;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
+use ringway_proto::routing::moves::Fence;
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
-    WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Session, Time,
+    Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
-use ringway_worker::logic::slots::Routes;
+use ringway_worker::logic::slots::{Routes, Verdict};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -62,6 +63,8 @@ pub(super) struct Live {
     wake_at: Option<u64>,
     /// What copies are asked for: the number of the question, and whom.
     pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
+    /// Every fence of the newest routing, for the bugs that ignore some.
+    fences: Vec<Fence>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -157,6 +160,7 @@ impl Worker {
             timers: BTreeMap::new(),
             wake_at: None,
             fetches: BTreeMap::new(),
+            fences: Vec::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -247,7 +251,20 @@ impl Worker {
             append.producer = Uuid(header.producer.0 ^ (life << 64) ^ ((sequence + 1) << 80));
             append.base_sequence = Sequence(0);
         }
+        if ctx.bug == Some(Bug::SessionsIgnored) {
+            append.session = Session(1);
+        }
         let queue = header.queue;
+        if ctx.bug == Some(Bug::SlotsBeforeDedup)
+            && let Some(hosted) = live.host.queue(queue)
+            && let routes = Routes::of(&batch)
+            && let Verdict::Elsewhere(_) = hosted.queue.slots.judge(queue, &routes, None)
+        {
+            let refusal = Refusal::new(Code::StaleRouting, "its slot has moved");
+            out.push(Action::Refuse { token: append.token, refusal });
+            live.waiting.insert(append.token, Waiting { header, batch, to });
+            return;
+        }
         let waiting = Waiting { header, batch: Arc::clone(&batch), to };
         live.waiting.insert(append.token, waiting);
         live.host.append(queue, append, &batch, out);
