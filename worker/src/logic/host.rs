@@ -920,3 +920,7 @@ mod tests;
 #[cfg(test)]
 #[path = "move_tests.rs"]
 mod move_tests;
+
+#[cfg(test)]
+#[path = "grow_tests.rs"]
+mod grow_tests;
