@@ -512,6 +512,9 @@ pub struct QueueLag {
     pub lag_messages: u64,
     /// Delivered and not acked.
     pub in_flight_messages: u64,
+    /// Messages among them that wait until others are acked at the queues that they moved from.
+    #[serde(default)]
+    pub fenced_messages: u64,
     /// Who holds the right.
     pub member: Option<MemberId>,
 }

@@ -67,8 +67,8 @@ fn a_group_grows_under_load_while_a_worker_and_the_coordinator_are_killed() {
         (!grow.is_running() && growing() == Value::Null).then_some(())
     });
     grow.finish().exits(0);
-    let shrink = caller.run(&["group", "grow", "flights", "--queues", "2", "--json"]);
-    shrink.output().refused(1, "invalid-option", &["cannot shrink to 2"]);
+    let shrink = caller.run(&["group", "grow", "flights", "--queues", "2"]);
+    shrink.output().refused(2, "invalid-option", &["cannot shrink to 2"]);
 
     scratch.until("the publisher's end", || (!publisher.is_running()).then_some(()));
     let summary = publisher.finish().exits(0).json_lines().remove(0);

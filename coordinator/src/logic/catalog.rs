@@ -192,11 +192,16 @@ impl Catalog {
         Ok((id, true))
     }
 
-    /// Whether the group may go.
+    /// Whether the group may go; `leaves` says of a filter that it is on its way elsewhere.
     ///
     /// # Errors
-    /// [`Code::UnknownGroup`]; [`Code::InUse`] for `default` and for a group with bindings.
-    pub fn check_delete(&self, name: &GroupName) -> Result<GroupId, Refusal> {
+    /// [`Code::UnknownGroup`]; [`Code::InUse`] for `default` and for a group with bindings that
+    /// stay.
+    pub fn check_delete(
+        &self,
+        name: &GroupName,
+        leaves: impl Fn(&Filter) -> bool,
+    ) -> Result<GroupId, Refusal> {
         let group = self.group_named(name)?;
         if name.as_str() == DEFAULT_GROUP {
             return Err(Refusal::new(
@@ -208,7 +213,7 @@ impl Catalog {
         let filters: Vec<String> = self
             .bindings
             .iter()
-            .filter(|(_, to)| **to == group.id)
+            .filter(|(filter, to)| **to == group.id && !leaves(filter))
             .map(|(filter, _)| format!("'{filter}'"))
             .collect();
         if filters.is_empty() {
@@ -221,18 +226,24 @@ impl Catalog {
         .hint(format!("bind them elsewhere first, such as `ringway bind {} default`", filters[0])))
     }
 
-    /// Removes a group that [`Self::check_delete`] lets go.
+    /// Removes a group that [`Self::check_delete`] lets go, and the bindings that it still has.
     ///
     /// # Errors
     /// As [`Self::check_delete`].
     pub fn delete_group(
         &mut self,
         name: &GroupName,
+        leaves: impl Fn(&Filter) -> bool,
         dirty: &mut BTreeSet<Key>,
     ) -> Result<GroupRow, Refusal> {
-        let id = self.check_delete(name)?;
+        let id = self.check_delete(name, leaves)?;
         let Some(row) = self.groups.remove(&id) else { return Err(gone(name)) };
         dirty.insert(Key::Group(id));
+        let left = self.bindings.iter().filter(|(_, to)| **to == id);
+        for filter in left.map(|(filter, _)| filter.clone()).collect::<Vec<_>>() {
+            self.bindings.remove(&filter);
+            dirty.insert(Key::Binding(filter));
+        }
         if row.ring_weight.is_some() {
             self.remember_ring(dirty)?;
         }
@@ -582,7 +593,7 @@ mod tests {
         catalog.bind(&filter, to, &mut dirty);
         catalog.bind(&filter, GroupId(0), &mut dirty);
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
-        catalog.delete_group(&orders, &mut dirty).unwrap();
+        catalog.delete_group(&orders, |_| false, &mut dirty).unwrap();
         assert_eq!(seen(&catalog), [GroupId(0)], "what is deleted is not read");
     }
 }

@@ -106,14 +106,12 @@ impl SlotMoves {
         self.open().filter_map(to).last()
     }
 
-    /// Whether an open move may take something from a group or give it something.
+    /// A filter that is on its way to a group and will stay there.
     #[must_use]
-    pub fn may_concern(&self, group: GroupId) -> bool {
-        self.open().any(|row| match (&row.moved, &row.change) {
-            (Some(moved), _) => moved.groups.iter().any(|g| g.group == group),
-            // Which groups a change of classes takes from is known when its turn has come.
-            (None, SlotChange::Grow { group: g }) => *g == group,
-            (None, SlotChange::Bind { .. } | SlotChange::Ring { .. }) => true,
+    pub fn bound_for(&self, group: GroupId) -> Option<&Filter> {
+        self.open().find_map(|row| match &row.change {
+            SlotChange::Bind { filter, .. } if self.binding(filter) == Some(group) => Some(filter),
+            _ => None,
         })
     }
 

@@ -316,6 +316,14 @@ impl Moves {
         self.moves.range(after.next()..).map(|(_, moved)| moved)
     }
 
+    /// Every fence that there is.
+    pub fn all_fences(&self) -> impl Iterator<Item = Fence> + '_ {
+        self.moves.values().flat_map(|moved| {
+            let ends = moved.plain.ends.iter().filter(|end| end.at > Offset(0));
+            ends.map(|end| Fence { number: moved.number(), queue: end.queue })
+        })
+    }
+
     /// Whether some move may have given this queue something.
     #[must_use]
     pub fn gave(&self, queue: QueueId) -> bool {

@@ -39,15 +39,17 @@ impl Fences {
         known.len() > before
     }
 
-    /// The gate in front of the messages of a queue.
+    /// The gate in front of the messages of a queue; none once every fence there is was passed.
     #[must_use]
     pub fn gate<'a>(
         &'a self,
         queue: QueueId,
         subscription: SubscriptionId,
         moves: &'a Moves,
-    ) -> Gate<'a> {
-        Gate { queue, moves, passed: self.passed.get(&subscription) }
+    ) -> Option<Gate<'a>> {
+        let passed = self.passed.get(&subscription);
+        let is_passed = |fence: Fence| passed.is_some_and(|passed| passed.contains(&fence));
+        (!moves.all_fences().all(is_passed)).then_some(Gate { queue, moves, passed })
     }
 
     /// The coordinator wants to know when the subscription is past `at`.

@@ -163,7 +163,8 @@ impl Host {
         }
         self.ours = ours;
         self.table.version = router.version();
-        let is_news = router.moves().through() > self.table.moves.through();
+        let is_news =
+            self.table.router.is_none() || router.moves().through() > self.table.moves.through();
         if is_news {
             self.table.moves = router.moves().clone();
         }
@@ -753,8 +754,11 @@ impl Host {
             .get(&id.subscription)
             .is_some_and(|setup| setup.order == Order::Key);
         let moves = &self.table.moves;
-        let gate = (is_ordered && moves.gave(id.queue))
-            .then(|| hosted.fences.gate(id.queue, id.subscription, moves));
+        let gate = if is_ordered && moves.gave(id.queue) {
+            hosted.fences.gate(id.queue, id.subscription, moves)
+        } else {
+            None
+        };
         let selection = right.select(base, batch, &matching, gate, end, &rules);
         let is_ahead = right.floor_is_ahead_by(rules.floor_every_offsets);
         if is_ahead || hosted.fences.is_watched() {
@@ -908,6 +912,7 @@ fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {
             floor: right.floor(),
             lag_messages,
             in_flight_messages: right.in_flight() as u64,
+            fenced_messages: right.fenced_messages() as u64,
             member: right.holder().map(|holder| holder.member.clone()),
         },
     })

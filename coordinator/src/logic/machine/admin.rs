@@ -148,13 +148,16 @@ impl Machine {
         dry_run: bool,
         out: &mut Effects,
     ) -> Result<AdminResponse, Refusal> {
-        let id = self.catalog.check_delete(name)?;
-        if self.slot_moves.may_concern(id) {
+        // A wish that sends a filter elsewhere is enough: it may wait for the very queues that go.
+        let moves = &self.slot_moves;
+        let leaves = |filter: &Filter| moves.binding(filter).is_some();
+        let id = self.catalog.check_delete(name, leaves)?;
+        if let Some(filter) = moves.bound_for(id) {
             return Err(Refusal::new(
                 Code::InUse,
-                format!("group {:?} may have a part in a move of classes", name.as_str()),
+                format!("'{filter}' is on its way to group {:?}", name.as_str()),
             )
-            .hint("try again when the move is done"));
+            .hint(format!("bind it elsewhere first, such as `ringway bind '{filter}' default`")));
         }
         let row = self.catalog.group(id).ok_or_else(|| lost("the group"))?;
         let group = self.group_info(row);
@@ -165,7 +168,10 @@ impl Machine {
                 .map(|row| row.setup.id)
                 .filter(|s| self.rights_in(*s).any(|(right, _)| right.queue.group == id))
                 .collect();
-            let row = self.catalog.delete_group(name, &mut self.dirty)?;
+            let moves = &self.slot_moves;
+            let leaves = |filter: &Filter| moves.binding(filter).is_some();
+            let row = self.catalog.delete_group(name, leaves, &mut self.dirty)?;
+            self.slots_due = true;
             self.remove_queues(now, &row, out);
             for subscription in readers {
                 self.rights_due(now, subscription, false);

@@ -91,6 +91,7 @@ impl Machine {
                 moved.groups.push(MovedSlots { group: *group, before, after });
             }
             SlotChange::Bind { filter, group } => {
+                self.catalog.group(*group).ok_or_else(|| lost("a group to bind to"))?;
                 let mut groups = router.groups_for_filter(filter);
                 groups.insert(*group);
                 moved.groups = groups.into_iter().map(same).collect();
@@ -137,6 +138,8 @@ impl Machine {
         match row.change.clone() {
             SlotChange::Grow { .. } if after.is_empty() => {}
             SlotChange::Grow { group } => self.catalog.set_slots(group, after, &mut self.dirty),
+            // The group was deleted, and the filter is on its way elsewhere.
+            SlotChange::Bind { group, .. } if self.catalog.group(group).is_none() => {}
             SlotChange::Bind { filter, group } => {
                 self.catalog.bind(&filter, group, &mut self.dirty);
             }
