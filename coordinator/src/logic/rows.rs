@@ -2,6 +2,8 @@
 //! restarted coordinator needs is here and nothing else is: deadlines, connections and liveness
 //! begin anew. It does not know how a row becomes bytes.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use ringway_proto::control::{Start, SubscriptionSetup};
@@ -92,7 +94,7 @@ pub struct SlotMoveRow {
     /// What that means, from when its turn has come, with the ends that are known.
     pub moved: Option<SlotMove>,
     /// The queues that are sealed for it.
-    pub sealed: Vec<QueueId>,
+    pub sealed: BTreeSet<QueueId>,
     /// Whether it is in effect.
     pub published: bool,
 }

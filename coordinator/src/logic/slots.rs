@@ -73,7 +73,7 @@ impl SlotMoves {
             )
             .hint("bind wider filters, and let groups grow in larger steps"));
         }
-        let (moved, sealed, published) = (None, Vec::new(), false);
+        let (moved, sealed, published) = (None, BTreeSet::new(), false);
         self.rows.insert(number, SlotMoveRow { number, change, moved, sealed, published });
         Ok(())
     }
@@ -151,12 +151,10 @@ impl SlotMoves {
         else {
             return false;
         };
-        row.sealed.push(queue);
+        row.sealed.insert(queue);
         if let Some(moved) = row.moved.as_mut().filter(|_| compiled.gives(queue)) {
             moved.ends.push(QueueEnd { queue, at });
-            if let Ok(again) = Move::new(moved.clone()) {
-                *compiled = again;
-            }
+            compiled.set_end(queue, at);
         }
         true
     }
@@ -196,10 +194,7 @@ impl SlotMoves {
     pub fn of_queue(&self, queue: QueueId) -> Vec<SlotMove> {
         let mut moves = Vec::new();
         for row in self.rows.values().filter(|row| row.sealed.contains(&queue)) {
-            if let Some(moved) = &row.moved {
-                let ends = moved.ends.iter().filter(|end| end.queue == queue).copied().collect();
-                moves.push(SlotMove { ends, ..moved.clone() });
-            }
+            moves.extend(row.moved.as_ref().map(|moved| moved.for_queue(queue)));
         }
         moves
     }

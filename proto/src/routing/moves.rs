@@ -2,7 +2,7 @@
 //! message would have gone before each of them, and up to which offset the queues that gave hold
 //! messages that come first. It does not know who has read what, nor how a move is carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,41 @@ pub struct SlotMove {
     /// The offset behind the last message of what moves, for each queue that gives some of it.
     #[serde(default)]
     pub ends: Vec<QueueEnd>,
+}
+
+impl SlotMove {
+    /// What one queue needs of the move: of a group that grows only the slots that it gives or
+    /// gets. The others stay, all of them at one queue that is not there, so that the tables are
+    /// short.
+    #[must_use]
+    pub fn for_queue(&self, queue: QueueId) -> Self {
+        let ends = self.ends.iter().filter(|end| end.queue == queue).copied().collect();
+        if self.classes.is_some() {
+            return Self { ends, ..self.clone() };
+        }
+        let groups = self.groups.iter().map(|group| group.for_queue(queue)).collect();
+        Self { number: self.number, groups, classes: None, ends }
+    }
+}
+
+impl MovedSlots {
+    fn for_queue(&self, queue: QueueId) -> Self {
+        let firsts = self.before.iter().chain(&self.after).map(|range| range.first);
+        let firsts: BTreeSet<Slot> = firsts.collect();
+        let mut trimmed = Self { group: self.group, before: Vec::new(), after: Vec::new() };
+        for first in firsts {
+            let here = |table| queue_in(table, self.group, first).map_or(u32::MAX, |q| q.index);
+            let (from, to) = (here(&self.before), here(&self.after));
+            let is_meant = from != to && (from == queue.index || to == queue.index);
+            let pair = if is_meant { (from, to) } else { (u32::MAX, u32::MAX) };
+            for (table, queue) in [(&mut trimmed.before, pair.0), (&mut trimmed.after, pair.1)] {
+                if table.last().is_none_or(|last: &SlotRange| last.queue != queue) {
+                    table.push(SlotRange { first, queue });
+                }
+            }
+        }
+        trimmed
+    }
 }
 
 /// The slot table of a group before and after a move, as [`super::GroupRoute::slots`].
@@ -87,6 +122,11 @@ pub struct Fence {
 pub struct Move {
     plain: SlotMove,
     classes: Option<Classes>,
+    /// Queues that may lose something, and queues that may get something.
+    gives: BTreeSet<QueueId>,
+    takes: BTreeSet<QueueId>,
+    /// `plain.ends`, to be asked for each message.
+    ends: BTreeMap<QueueId, Offset>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,7 +187,38 @@ impl Move {
             before: Resolver::new(&classes.before),
             after: Resolver::new(&classes.after),
         });
-        Ok(Self { plain, classes })
+        let ends = plain.ends.iter().map(|end| (end.queue, end.at)).collect();
+        let (gives, takes) = (BTreeSet::new(), BTreeSet::new());
+        let mut moved = Self { plain, classes, gives, takes, ends };
+        moved.find_queues();
+        Ok(moved)
+    }
+
+    /// Fills in who gives and who takes. Where a range of either table begins is the first slot
+    /// of every piece that differs.
+    fn find_queues(&mut self) {
+        for MovedSlots { group, before, after } in &self.plain.groups {
+            let (mut may_give, mut may_take) = (true, true);
+            if let Some(classes) = &self.classes {
+                may_give = classes.before.may_be(*group);
+                may_take = classes.after.may_be(*group);
+            }
+            for slot in before.iter().chain(after).map(|range| range.first) {
+                let from = queue_in(before, *group, slot);
+                let to = queue_in(after, *group, slot);
+                if self.classes.is_some() || from != to {
+                    self.gives.extend(from.filter(|_| may_give));
+                    self.takes.extend(to.filter(|_| may_take));
+                }
+            }
+        }
+    }
+
+    /// The end of a queue that gives something away is known now.
+    pub fn set_end(&mut self, queue: QueueId, at: Offset) {
+        if self.ends.insert(queue, at).is_none() {
+            self.plain.ends.push(QueueEnd { queue, at });
+        }
     }
 
     /// Which move.
@@ -165,45 +236,25 @@ impl Move {
     /// The end of a queue that gives something away.
     #[must_use]
     pub fn end_of(&self, queue: QueueId) -> Option<Offset> {
-        self.plain.ends.iter().find(|end| end.queue == queue).map(|end| end.at)
+        self.ends.get(&queue).copied()
     }
 
     /// Whether the move may take something from this queue or give it something.
     #[must_use]
     pub fn concerns(&self, queue: QueueId) -> bool {
-        self.plain.groups.iter().any(|group| group.group == queue.group)
-            && (self.plain.classes.is_some() || self.gives(queue) || self.takes(queue))
+        self.gives(queue) || self.takes(queue)
     }
 
     /// Whether the move may take something from this queue.
     #[must_use]
     pub fn gives(&self, queue: QueueId) -> bool {
-        self.loses(queue, |group| (&group.before, &group.after))
-            && self.classes.as_ref().is_none_or(|classes| classes.before.may_be(queue.group))
+        self.gives.contains(&queue)
     }
 
     /// Whether the move may give this queue something.
     #[must_use]
     pub fn takes(&self, queue: QueueId) -> bool {
-        self.loses(queue, |group| (&group.after, &group.before))
-            && self.classes.as_ref().is_none_or(|classes| classes.after.may_be(queue.group))
-    }
-
-    fn loses(
-        &self,
-        queue: QueueId,
-        tables: impl Fn(&MovedSlots) -> (&Vec<SlotRange>, &Vec<SlotRange>),
-    ) -> bool {
-        let Some(group) = self.plain.groups.iter().find(|g| g.group == queue.group) else {
-            return false;
-        };
-        let (this, other) = tables(group);
-        let group = queue.group;
-        let is_here = |slot: Slot| queue_in(this, group, slot) == Some(queue);
-        let stays = |slot: Slot| queue_in(other, group, slot) == Some(queue);
-        // Where a range of either table begins is the first slot of every piece that differs.
-        let mut firsts = this.iter().chain(other).map(|range| range.first);
-        firsts.any(|slot| is_here(slot) && (self.classes.is_some() || !stays(slot)))
+        self.takes.contains(&queue)
     }
 
     /// From which queue to which other one messages of this class and slot move, `group` being
@@ -416,6 +467,15 @@ mod tests {
         let moved = moves.after(MoveNumber(0)).next().unwrap();
         let concerned = [moved.gives(q(1, 0)), moved.takes(q(1, 0)), moved.gives(q(1, 1))];
         assert_eq!(concerned, [true, false, false]);
+        for index in [0, 1] {
+            let trimmed = Move::new(moved.plain().for_queue(q(1, index))).unwrap();
+            for slot in [0, 100, 2047, 2048, 4095].map(Slot) {
+                let step = |m: &Move| m.from_group(GroupId(1), &class("a"), slot);
+                assert_eq!(step(&trimmed), step(moved), "{slot} at {index}");
+            }
+        }
+        let other = moved.plain().for_queue(q(1, 7));
+        assert_eq!(other.groups[0].before, other.groups[0].after, "nothing of it is there");
         assert!(moved.takes(q(1, 1)) && !moved.concerns(q(2, 0)) && !moved.concerns(q(1, 2)));
     }
 

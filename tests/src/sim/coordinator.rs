@@ -335,9 +335,10 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
         }
         Action::Reply { answer, .. } => {
-            // One that asks for more while a group grows is told to wait.
+            // One that asks for more while a group grows is told to wait; one that was not heard
+            // before may come when the group is larger already.
             if let Err(refusal) = answer
-                && refusal.code != Code::InUse
+                && !matches!(refusal.code, Code::InUse | Code::InvalidOption)
             {
                 ctx.left("an administrator", &refusal);
             }

@@ -156,8 +156,7 @@ impl Machine {
 
     /// The seal that a primary has to be told of and has not answered.
     pub(super) fn slots_of(&self, id: QueueId) -> Option<ToWorker> {
-        let moved = self.slot_moves.waits_for(id)?.plain();
-        let moved = SlotMove { ends: Vec::new(), ..moved.clone() };
+        let moved = self.slot_moves.waits_for(id)?.plain().for_queue(id);
         let epoch = self.queues.get(&id)?.row().epoch;
         Some(ToWorker::SealSlots { queue: id, epoch, moved })
     }
