@@ -352,7 +352,7 @@ pub enum Row {
     /// A plan that was made.
     Plan(PlanRow),
     /// A move of slots or classes.
-    SlotMove(SlotMoveRow),
+    SlotMove(Box<SlotMoveRow>),
     /// What a subscription has passed.
     Passed(PassedRow),
 }

@@ -183,7 +183,7 @@ impl Slots {
             let leaves = || seal.moved.from_group(queue.group, class, slot);
             let comes = || seal.moved.to_group(queue.group, class, slot);
             let leaves = leaves().is_some_and(|(from, _)| from == queue);
-            if !leaves && !comes().is_some_and(|(_, to)| to == queue) {
+            if !leaves && comes().is_none_or(|(_, to)| to != queue) {
                 continue;
             }
             if *number > self.known {

@@ -328,7 +328,7 @@ impl Machine {
                 self.revoking.insert(row.id);
                 self.rights.insert(row.id, Right::new(row, now, &self.setup.timing));
             }
-            Row::SlotMove(row) => self.slot_moves.restore(row)?,
+            Row::SlotMove(row) => self.slot_moves.restore(*row)?,
             Row::Passed(row) => self.slot_moves.restore_passed(row),
             row => self.catalog.restore(row)?,
         }
@@ -430,7 +430,9 @@ impl Machine {
             }
             Key::Right(id) => self.rights.get(id).map(|r| Row::Right(r.row().clone())),
             Key::Plan(number) => self.plans.get(*number).cloned().map(Row::Plan),
-            Key::SlotMove(number) => self.slot_moves.row(*number).cloned().map(Row::SlotMove),
+            Key::SlotMove(number) => {
+                self.slot_moves.row(*number).cloned().map(|row| Row::SlotMove(Box::new(row)))
+            }
             Key::Passed(id) => self.slot_moves.passed_row(*id).map(Row::Passed),
             key => self.catalog.row(key),
         }
