@@ -133,6 +133,11 @@ pub fn all() -> Vec<Run> {
         },
         rights("overrun", "a leaver is too slow", Budget { overruns: 1, ..leave }),
         rights("lapse", "a holder lapses and lives", Budget { lapses: 1, messages: 2, ..CALM }),
+        rights(
+            "lapse-worker-crash",
+            "a holder lapses and lives, and the worker dies",
+            Budget { lapses: 1, worker_crashes: 1, messages: 1, ..CALM },
+        ),
         rights("kill", "a holder dies", Budget { kills: 1, messages: 2, ..CALM }),
         rights(
             "kill-late",
@@ -296,7 +301,8 @@ pub fn against(bug: Bug) -> &'static str {
     match bug {
         Bug::GrantBeforeRaise | Bug::DrainedBeforeAcks => "leave",
         Bug::SameIncarnation => "again",
-        Bug::RaiseNotJournaled | Bug::UnsyncedConfirmed => "worker-crash",
+        Bug::RaiseNotJournaled => "lapse-worker-crash",
+        Bug::UnsyncedConfirmed => "worker-crash",
         Bug::EpochIgnored => "overrun",
         Bug::AcksNotRepeated => "break",
         Bug::SealNotJournaled | Bug::UnsyncedCopied => "move-worker-crash",
@@ -307,7 +313,8 @@ pub fn against(bug: Bug) -> &'static str {
 }
 
 /// Searches that take longer than a test should.
-const LONG: [&str; 12] = [
+const LONG: [&str; 13] = [
+    "lapse-worker-crash",
     "joins",
     "churn",
     "worker-crash",

@@ -181,6 +181,8 @@ impl System {
             match *self.links.get(link) {
                 Link::Up(stream) if stream.worker == worker => next.clear(link),
                 Link::Copy { worker: of, .. } if of == worker => next.clear(link),
+                // What an earlier connection still had for it was for the process that is gone.
+                Link::FromCoordinator { peer, .. } if peer == worker => next.clear(link),
                 _ => {}
             }
         }
