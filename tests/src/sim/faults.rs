@@ -111,7 +111,9 @@ pub fn stage(ctx: &mut Ctx, cast: &Cast) {
     ctx.publish_until = until;
     ctx.clock.at(until, Event::Quiet);
     begin(ctx, cast, until);
-    change(ctx, until);
+    if ctx.faults != Faults::Churn {
+        change(ctx, until);
+    }
     if ctx.faults == Faults::All {
         for _ in 0..ctx.dice.between(3, 9) {
             let at = ctx.dice.between(100, until - 1000);

@@ -1,6 +1,7 @@
 //! I14: a right that stays where it is never pauses while others move: what becomes durable in its
 //! queue is sent to its holder within 50 ms. Judged where nothing goes wrong, since a right may
-//! well pause when something breaks.
+//! well pause when something breaks, and until a group grows or classes move: from then on messages
+//! may have to wait for earlier ones of their keys in another queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,8 @@ struct State<'a> {
     filters: BTreeMap<SubscriptionId, &'a Filter>,
     /// The rights that are open and stay so, as far as is known.
     open: BTreeMap<RightId, (Epoch, &'a Holder)>,
+    /// The rights that are being given up, also where they are opened again for their acks.
+    revoked: BTreeSet<(RightId, Epoch)>,
     /// What has to be sent, since when.
     due: BTreeMap<(RightId, Offset), u64>,
     wrong: Vec<String>,
@@ -55,6 +58,11 @@ impl State<'_> {
     }
 }
 
+/// Whether keys or classes get another queue.
+fn is_change(fault: &str) -> bool {
+    ["Grow", "Bind", "RingGroup"].iter().any(|change| fault.starts_with(change))
+}
+
 /// Every pause.
 #[must_use]
 pub fn check(history: &History) -> Vec<String> {
@@ -65,14 +73,20 @@ pub fn check(history: &History) -> Vec<String> {
     for entry in &history.entries {
         state.judge(entry.at);
         match &entry.what {
+            What::Fault(text) if is_change(text) => break,
             What::Attempt { value, class, .. } => drop(state.classes.insert(*value, class)),
             What::Joined { subscription, filter, .. } => {
                 state.filters.insert(*subscription, filter);
             }
-            What::Opened { right, epoch, holder, .. } => {
+            What::Opened { right, epoch, holder, .. }
+                if !state.revoked.contains(&(*right, *epoch)) =>
+            {
                 state.open.insert(*right, (*epoch, holder));
             }
-            What::Revoked { right, epoch } => state.leave(|r, e, _| r == right && e == *epoch),
+            What::Revoked { right, epoch } => {
+                state.revoked.insert((*right, *epoch));
+                state.leave(|r, e, _| r == right && e == *epoch);
+            }
             What::Raised { right, epoch, .. } => state.leave(|r, e, _| r == right && e < *epoch),
             What::Leaving(holder) => state.leave(|_, _, h| h == holder),
             // Its queue moves, and the right with it.
