@@ -3,15 +3,18 @@
 //! flight stays inside the window, and that nothing that was acked is sent again. It does not know
 //! where messages are kept.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopiedRight, OpenRight, RightEpoch, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
-use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
+use ringway_proto::hash::lane_of_message;
+use ringway_proto::{Code, Epoch, Holder, Lanes, Offset, OpenNumber, Refusal, RightId, Time};
 
 use super::cursor::Cursor;
 use super::flight::{Flight, State, Unsettled};
+use super::layers::Layers;
 use super::{Action, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -28,6 +31,8 @@ pub enum Frame {
     Nack(Ranges),
     /// This much may be in flight.
     Window(Window),
+    /// Only these lanes are to be sent from now on.
+    Narrow(Lanes),
 }
 
 /// What became of a frame, for those who count.
@@ -42,26 +47,31 @@ pub struct Tally {
 /// One right.
 #[derive(Clone, Debug)]
 pub struct Right {
-    id: RightId,
-    epoch: Epoch,
-    holder: Option<Holder>,
+    pub(super) id: RightId,
+    pub(super) epoch: Epoch,
+    pub(super) holder: Option<Holder>,
     /// The newest open of this holder.
     last_open: OpenNumber,
     stream: Option<Stream>,
     /// Nothing more is sent under this epoch.
     revoked: bool,
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
+    /// What is done besides, lane by lane, for a while after a merge.
+    pub(super) layers: Layers,
     /// Delivered or due to come again, and not acked.
-    flight: Flight,
-    /// Everything below was looked at: it is done or unsettled.
-    read: Offset,
+    pub(super) flight: Flight,
+    /// Everything below was looked at: it is done or unsettled, or in a lane that is not to be
+    /// sent.
+    pub(super) read: Offset,
+    /// What the holder had of lanes that went to others: it may still ack that, and must not.
+    pub(super) fenced: BTreeSet<Offset>,
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
     /// Acks that came while the queue was sealed: not applied, and not confirmed.
     held: Held,
     /// The floor that a restart finds. What was only passed over since is looked at again.
-    written_floor: Offset,
+    pub(super) written_floor: Offset,
 }
 
 /// Acks that wait for a seal to be lifted. No more than what is unsettled.
@@ -82,6 +92,8 @@ impl Right {
     /// A right that begins at `floor` and that nobody holds.
     #[must_use]
     pub fn new(id: RightId, floor: Offset) -> Self {
+        let mut flight = Flight::default();
+        flight.set_sendable(id.lanes);
         Self {
             id,
             epoch: Epoch(0),
@@ -90,8 +102,10 @@ impl Right {
             stream: None,
             revoked: false,
             cursor: Cursor::new(floor),
-            flight: Flight::default(),
+            layers: Layers::default(),
+            flight,
             read: floor,
+            fenced: BTreeSet::new(),
             unwritten: Cursor::default(),
             confirm: None,
             held: Held::default(),
@@ -103,6 +117,7 @@ impl Right {
     #[must_use]
     pub fn from_copy(copied: &CopiedRight) -> Self {
         let mut right = Self::new(copied.right.right, copied.floor);
+        right.layers = Layers::from_copy(&copied.layers);
         right.raise(&copied.right, &mut Vec::new());
         right.replay_acked(copied.floor, &copied.acked);
         right
@@ -116,13 +131,20 @@ impl Right {
             right: RightEpoch { right: self.id, epoch: self.epoch, holder },
             floor: self.cursor.floor(),
             acked: self.cursor.ranges().collect(),
+            layers: self.layers.to_copy(),
         }
     }
 
     /// How many ranges [`Right::to_copy`] has.
     #[must_use]
     pub fn acked_ranges(&self) -> usize {
-        self.cursor.ranges().count()
+        self.cursor.ranges().count() + self.layers.ranges()
+    }
+
+    /// Which right it is.
+    #[must_use]
+    pub fn id(&self) -> RightId {
+        self.id
     }
 
     /// Its epoch.
@@ -149,12 +171,17 @@ impl Right {
         self.flight.places()
     }
 
-    /// Messages below `end` that are not done: exact up to the read position.
+    /// Messages that were looked at and are not done.
     #[must_use]
-    pub fn lag(&self, end: Offset) -> u64 {
-        let below = self.flight.count_below(self.read);
+    pub fn unsettled(&self) -> u64 {
+        self.flight.count_below(self.read)
+    }
+
+    /// Messages below `end` that were not looked at, whatever their lanes.
+    #[must_use]
+    pub fn unread(&self, end: Offset) -> u64 {
         let unread = OffsetRange { first: self.read.min(end), end };
-        below + (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+        (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
     }
 
     /// The next moment at which [`Right::wake`] has something to do.
@@ -186,8 +213,20 @@ impl Right {
         self.revoked = false;
         self.confirm = None;
         self.held = Held::default();
+        self.fenced.clear();
+        self.set_sendable(self.id.lanes);
         self.flight.recall_all();
         true
+    }
+
+    /// Sends only these lanes from now on. What was left out before is looked at again.
+    fn set_sendable(&mut self, lanes: Lanes) {
+        if !self.flight.sendable().covers(lanes) {
+            self.read = self.cursor.floor();
+        }
+        if self.flight.sendable() != lanes {
+            self.flight.set_sendable(lanes);
+        }
     }
 
     /// Sends nothing more under this epoch.
@@ -234,6 +273,7 @@ impl Right {
             out.push(Action::Close { stream: older.id, refusal: None });
         }
         self.last_open = request.open;
+        self.set_sendable(request.right.lanes);
         let OpenRight { open, window, .. } = *request;
         self.stream = Some(Stream { id: stream, open, window: bounded(window, rules) });
 
@@ -258,15 +298,19 @@ impl Right {
         let fair_share = window.bytes / u64::from(window.messages.max(1));
         let both = request.held.iter().chain(&request.handed_out);
         let durable = both.map(|r| OffsetRange { first: r.first, end: r.end.min(end) });
+        let lanes = listed_lanes(request);
         for at in durable.flat_map(OffsetRange::offsets) {
             if self.cursor.contains(at) {
                 continue;
             }
+            let lane = lanes.get(&at).copied();
             let known = self.flight.get(at).unwrap_or(Unsettled {
                 bytes: fair_share,
+                lane,
                 handed: 0,
                 state: State::Delivered,
             });
+            let known = Unsettled { lane: known.lane.or(lane), ..known };
             let state = match known.state {
                 _ if handed_out(at) => State::HandedOut(now + rules.ack_timeout),
                 State::HandedOut(deadline) => State::HandedOut(deadline),
@@ -302,6 +346,19 @@ impl Right {
                 "member {} in incarnation {} does not hold the right",
                 who.member, who.incarnation
             )));
+        }
+        let (asked, has) = (request.right.lanes, self.id.lanes);
+        if asked.start != has.start || !has.covers(asked) {
+            return Err(Refusal::new(
+                Code::NotYet,
+                format!(
+                    "lanes {}-{} were asked for, and the right has lanes {}-{} now",
+                    asked.start,
+                    asked.end.saturating_sub(1),
+                    has.start,
+                    has.end - 1
+                ),
+            ));
         }
         if request.open <= self.last_open {
             return Err(Refusal::new(
@@ -349,6 +406,9 @@ impl Right {
         };
         match frame {
             Frame::Window(window) => self.set_window(*window, rules, out),
+            Frame::Narrow(lanes) if self.flight.sendable().covers(*lanes) => {
+                self.set_sendable(*lanes);
+            }
             Frame::HandedOut(r) if r.open == current.open => self.handed_out(now, r, rules),
             Frame::Return(r) if r.open == current.open => self.give_back(r),
             Frame::Nack(r) if r.open == current.open => self.nack(now, r, rules),
@@ -358,7 +418,30 @@ impl Right {
         Tally::default()
     }
 
+    /// What the holder may not ack is no reason to take the rest from it: the stream ends, and it
+    /// opens another one as soon as it knows which lanes it has.
+    fn refuse_foreign(
+        &self,
+        stream: StreamId,
+        acks: &Ranges,
+        out: &mut Vec<Action>,
+    ) -> Option<Tally> {
+        let named = |r: &OffsetRange| self.fenced.range(r.first..r.end).next();
+        let at = acks.ranges.iter().find_map(named)?;
+        let text = format!(
+            "offset {at} is in a lane that went to someone else: the right has lanes {}-{} now",
+            self.id.lanes.start,
+            self.id.lanes.end.saturating_sub(1)
+        );
+        out.push(Action::Close { stream, refusal: Some(Refusal::new(Code::NotYet, text)) });
+        Some(Tally { fenced: true, ..Tally::default() })
+    }
+
     fn ack(&mut self, stream: StreamId, acks: &Ranges, out: &mut Vec<Action>) -> Tally {
+        if let Some(refused) = self.refuse_foreign(stream, acks, out) {
+            self.closed(stream);
+            return refused;
+        }
         let mut acked = 0;
         for range in &acks.ranges {
             let settled = self.settle(*range);
@@ -390,6 +473,10 @@ impl Right {
             let refusal = self.fenced(&format!("a stream of epoch {epoch}"));
             out.push(Action::Close { stream, refusal: Some(refusal) });
             return Tally { fenced: true, ..Tally::default() };
+        }
+        if let Some(refused) = self.refuse_foreign(stream, acks, out) {
+            self.closed(stream);
+            return refused;
         }
         let named = self.flight.named(&acks.ranges);
         for (at, known) in &named {
@@ -537,18 +624,21 @@ impl Right {
                     None
                 }
             };
-            if let Some(handed) = handed {
+            let sendable = handed.map(|handed| (handed, lane_of_message(batch.key(index), at)));
+            if let Some((handed, lane)) = sendable.filter(|(_, lane)| self.may_send(at, *lane)) {
                 let bytes = batch.record_len(index) as u64;
                 let unbounded = known.is_none() && self.flight.count() >= rules.max_unsettled;
                 if !self.flight.fits(at, bytes, stream.window) || unbounded {
                     break;
                 }
-                self.flight.put(at, Unsettled { bytes, handed, state: State::Delivered });
+                let lane = Some(lane);
+                self.flight.put(at, Unsettled { bytes, lane, handed, state: State::Delivered });
                 picked.push(index, handed.saturating_add(1), bytes);
             }
             self.read = self.read.max(at.next());
             at = self.next_of_interest(at.next());
         }
+        self.layers.trim(self.cursor.floor());
         (!picked.entries.is_empty()).then_some(Selection {
             stream: stream.id,
             open: stream.open,
@@ -557,10 +647,33 @@ impl Right {
         })
     }
 
+    /// Whether the message is this right's to send. One of a lane that is someone else's is passed
+    /// over; one that is done in its lane too; one of a lane that is being given up stays.
+    fn may_send(&mut self, at: Offset, lane: u16) -> bool {
+        if !self.id.lanes.contains(lane) || self.layers.has(lane, at) {
+            self.flight.remove(at);
+            self.cursor.insert(OffsetRange::one(at));
+            return false;
+        }
+        if self.flight.sendable().contains(lane) {
+            return true;
+        }
+        if let Some(known) = self.flight.get(at) {
+            self.flight.put(at, Unsettled { lane: Some(lane), ..known });
+        }
+        false
+    }
+
     /// From `at` on, the first offset that may have to be sent or passed over.
     fn next_of_interest(&self, at: Offset) -> Offset {
         let unread = self.cursor.next_open(at.max(self.read));
         self.flight.next_ready(at).map_or(unread, |ready| unread.min(ready))
+    }
+
+    /// Messages below `end` that are not done, where this is the only right to the queue.
+    #[cfg(test)]
+    pub fn lag(&self, end: Offset) -> u64 {
+        self.unsettled() + self.unread(end)
     }
 
     /// What a restart must find again. Messages that were passed over may be looked at anew.
@@ -568,6 +681,16 @@ impl Right {
     pub fn durable_view(&self) -> (Epoch, Option<Holder>, Cursor) {
         (self.epoch, self.holder.clone(), self.cursor.clone())
     }
+}
+
+/// The lanes of what an open lists, if it says them.
+fn listed_lanes(request: &OpenRight) -> BTreeMap<Offset, u16> {
+    let held = request.held.iter().map(|r| r.end.0 - r.first.0).sum::<u64>();
+    if held != request.held_lanes.len() as u64 {
+        return BTreeMap::new();
+    }
+    let offsets = request.held.iter().copied().flat_map(OffsetRange::offsets);
+    offsets.zip(request.held_lanes.iter().copied()).collect()
 }
 
 /// What a member asks for, as far as one member may have it.

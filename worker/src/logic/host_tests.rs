@@ -353,6 +353,7 @@ fn what_was_passed_over_is_not_looked_at_again_after_a_restart() {
         holder: member(),
         open: OpenNumber(1),
         held: vec![],
+        held_lanes: Vec::new(),
         handed_out: vec![],
         acks: vec![],
         ack_number: 0,
@@ -476,6 +477,7 @@ fn snapshot(attempt: u64, end: u64) -> CopySealed {
         max_body_bytes: 100,
         subscriptions: vec![setup(1, Start::Start)],
         rights: vec![ringway_proto::control::CopiedRight {
+            layers: Vec::new(),
             right: RightEpoch { right, epoch: Epoch(4), holder: Some(member()) },
             floor: Offset(0),
             acked: vec![OffsetRange::new(1, 2)],
@@ -523,6 +525,7 @@ proptest! {
                         holder: member(),
                         open: OpenNumber(open),
                         held: vec![],
+                        held_lanes: Vec::new(),
                         handed_out: vec![],
                         acks,
                         ack_number: 1,

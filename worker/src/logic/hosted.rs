@@ -120,6 +120,7 @@ impl Hosted {
         }
         for setup in &open.subscriptions {
             self.begin(id, setup, out);
+            self.lay(id, setup.id, &open.rights, out);
         }
         for right in &open.rights {
             self.raise(right, out);
@@ -358,7 +359,7 @@ impl Hosted {
         if self.held_opens.get(right).is_some_and(|open| open.stream == stream) {
             self.held_opens.remove(right);
         }
-        if let Some(right) = self.rights.get_mut(right) {
+        if let Some(right) = self.at(right).and_then(|id| self.rights.get_mut(&id)) {
             right.closed(stream);
         }
     }
@@ -465,6 +466,8 @@ impl Hosted {
                 let known = self.rights.get_mut(&right).ok_or_else(|| unknown(right))?;
                 known.replay_acked(floor, &ranges);
             }
+            ControlRecord::Split { right, into } => self.replay_split(right, &into)?,
+            ControlRecord::Merged { parts, into } => self.replay_merge(&parts, &into)?,
         }
         Ok(())
     }
