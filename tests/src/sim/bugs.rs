@@ -36,11 +36,19 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// A member gives up fewer lanes than it says.
+    SplitOverlaps,
+    /// The worker confirms a split that is in no journal.
+    SplitNotJournaled,
+    /// The worker confirms acks of lanes that went to someone else.
+    ForeignAckTaken,
+    /// The acks of the rights that are merged are gone from the journal.
+    MergeForgetsAcks,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -57,6 +65,10 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::SplitOverlaps,
+        Self::SplitNotJournaled,
+        Self::ForeignAckTaken,
+        Self::MergeForgetsAcks,
     ];
 
     /// The bug of this name, as `Debug` writes it.

@@ -3,7 +3,9 @@
 
 use ringway_client::logic::right::How;
 use ringway_proto::control::Start;
-use ringway_proto::{Epoch, Filter, Holder, Offset, QueueId, RightId, SubscriptionId, WorkerId};
+use ringway_proto::{
+    Epoch, Filter, Holder, Lanes, Offset, QueueId, RightId, SubscriptionId, WorkerId,
+};
 
 /// What a message says: unique in a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,6 +105,24 @@ pub enum What {
         epoch: Epoch,
         /// Who: another process of the same member had nothing to give up.
         holder: Holder,
+    },
+    /// A member said that it gave up the lanes of a right beside these.
+    Narrowed {
+        /// Which right, with all its lanes.
+        right: RightId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+        /// Who.
+        holder: Holder,
+    },
+    /// Rights became others, durably: one was split, or several were merged.
+    Laid {
+        /// What they were.
+        parts: Vec<RightId>,
+        /// What they are.
+        into: Vec<RightId>,
     },
     /// A worker let a member open a right.
     Opened {

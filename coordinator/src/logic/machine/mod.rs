@@ -7,7 +7,9 @@
 //! actions: durable before visible.
 
 mod admin;
+mod cells;
 mod explain;
+mod lanes;
 mod members;
 mod moves;
 mod planning;
@@ -153,6 +155,10 @@ pub enum Event {
     Raised(Duration),
     /// A right changed hands, this long after its revoke.
     HandedOver(Duration),
+    /// A right was split.
+    RightSplit,
+    /// Rights became one.
+    RightsMerged,
     /// A worker was replaced by a newer process.
     WorkerSuperseded,
     /// A member was replaced by a newer process.
@@ -226,6 +232,8 @@ pub struct Machine {
     dirty: BTreeSet<Key>,
     /// Subscriptions whose rights may have a step to take.
     to_drive: BTreeSet<SubscriptionId>,
+    /// Subscriptions whose last plan has to be made again when no split is under way.
+    replan: BTreeSet<SubscriptionId>,
     routing: Arc<Routing>,
     routing_changed: bool,
     /// When what is not answered is said again; none while everything is.
@@ -281,6 +289,7 @@ impl Machine {
             drops: BTreeMap::new(),
             dirty: BTreeSet::new(),
             to_drive: BTreeSet::new(),
+            replan: BTreeSet::new(),
             routing: Arc::default(),
             routing_changed: false,
             repeat_at: None,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::super::placement::Queue;
 use super::super::rights::Right;
 use super::super::rows::MoveStep;
+use super::super::split::MAX_RANGES_PER_QUEUE;
 use super::admin::{count, right_state};
+use super::members::MAX_MEMBERS;
 use super::moves::{MOVE_PHASES, move_phase};
 use super::{Machine, MemberId, SubscriptionId};
 
@@ -25,8 +27,10 @@ pub struct SubscriptionSnapshot {
     pub members: u32,
     /// How many rights are in which state.
     pub rights: BTreeMap<&'static str, u32>,
-    /// How evenly the rights are spread.
+    /// How evenly the rights are spread, counted in lanes.
     pub balance: Balance,
+    /// How many members could have a share.
+    pub useful_members: u32,
 }
 
 /// The state of the coordinator in numbers.
@@ -114,7 +118,8 @@ impl Machine {
         for (_, right) in self.rights_in(id) {
             *rights.entry(right_state(right)).or_default() += 1;
             if let Some(holder) = Right::holder(right) {
-                *held.entry(&holder.member).or_default() += 1;
+                let lanes = u32::from(right.row().id.lanes.count());
+                *held.entry(&holder.member).or_default() += lanes;
             }
         }
         let loads = self
@@ -126,8 +131,15 @@ impl Machine {
             members: count(self.members_of(id)),
             balance: balance(loads),
             rights,
+            useful_members: useful_members(self.queues_of(id)),
         }
     }
+}
+
+/// How many members can have a share of so many queues: one for each range of lanes, as far as a
+/// subscription can have members.
+fn useful_members(queues: u32) -> u32 {
+    queues.saturating_mul(MAX_RANGES_PER_QUEUE).min(MAX_MEMBERS as u32)
 }
 
 fn balance(loads: impl Iterator<Item = (u32, u32)>) -> Balance {

@@ -145,6 +145,13 @@ impl Live {
                     self.tell(ctx, &FromClient::Drained { member, right, epoch });
                 }
             }
+            ToClient::Narrow { right, epoch, mut to, .. } => {
+                if ctx.bug == Some(Bug::SplitOverlaps) {
+                    to.end = (to.end + to.count()).min(right.lanes.end - 1);
+                }
+                seat.narrow(time, right, epoch, to);
+            }
+            ToClient::Narrowed { right, epoch, .. } => seat.narrowed(right, epoch),
             ToClient::Lost { right, epoch, .. } => seat.lost(right, epoch),
             ToClient::Superseded { incarnation, .. } => {
                 if incarnation == holder.incarnation {
@@ -233,14 +240,10 @@ impl Live {
     pub(super) fn seat_act(&mut self, ctx: &mut Ctx, pid: Pid, time: Time, action: SeatAction) {
         match action {
             SeatAction::Tell(message) => {
-                if let (FromClient::Drained { right, epoch, .. }, Some(holder)) =
-                    (&message, self.holder())
-                {
-                    ctx.note(What::Drained { right: *right, epoch: *epoch, holder });
-                }
+                self.note_given_up(ctx, &message);
                 self.tell(ctx, &message);
             }
-            SeatAction::Open(open) => self.open(ctx, pid, time, open),
+            SeatAction::Open(right, open) => self.open(ctx, pid, time, right, open),
             SeatAction::Send(right, frames) => {
                 if let Some(delivery) = self.deliveries.get_mut(&right) {
                     match delivery.at {
@@ -266,8 +269,29 @@ impl Live {
         }
     }
 
-    fn open(&mut self, ctx: &mut Ctx, pid: Pid, time: Time, mut request: OpenRight) {
-        let (right, open, epoch) = (request.right, request.open, request.epoch);
+    fn note_given_up(&self, ctx: &mut Ctx, message: &FromClient) {
+        let Some(holder) = self.holder() else { return };
+        match message {
+            FromClient::Drained { right, epoch, .. } => {
+                ctx.note(What::Drained { right: *right, epoch: *epoch, holder });
+            }
+            FromClient::Narrowed { right, epoch, to, .. } => {
+                let (right, epoch, to) = (*right, *epoch, *to);
+                ctx.note(What::Narrowed { right, epoch, to, holder });
+            }
+            _ => {}
+        }
+    }
+
+    fn open(
+        &mut self,
+        ctx: &mut Ctx,
+        pid: Pid,
+        time: Time,
+        right: RightId,
+        mut request: OpenRight,
+    ) {
+        let (open, epoch) = (request.open, request.epoch);
         self.drop_stream(ctx, &right);
         let route = self.router.as_ref().and_then(|router| router.queue(right.queue));
         let Some(worker) = route.and_then(|queue| queue.primary.clone()) else {

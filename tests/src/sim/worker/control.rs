@@ -165,6 +165,8 @@ impl Worker {
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
         };
         let mut out = Vec::new();
         live.host.step(ctx.local(self.pid), queue, step, &mut out);

@@ -44,6 +44,7 @@ impl Worker {
                 }
                 Action::Close { stream, refusal } => live.end(ctx, stream, refusal),
                 Action::Look(right) => live.look(right),
+                Action::Retire(right) => live.set_timer(right),
                 Action::Late { .. } => {}
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
                 Action::Fetch { queue, fetch, from, .. } => {
@@ -86,11 +87,18 @@ impl Worker {
     fn write(&mut self, ctx: &mut Ctx, queue: QueueId, record: &ControlRecord) {
         match (ctx.bug, record) {
             (Some(Bug::RaiseNotJournaled), ControlRecord::Raised { .. })
-            | (Some(Bug::SealNotJournaled), ControlRecord::Sealed { .. }) => return,
+            | (Some(Bug::SealNotJournaled), ControlRecord::Sealed { .. })
+            | (Some(Bug::SplitNotJournaled), ControlRecord::Split { .. }) => return,
+            (Some(Bug::MergeForgetsAcks), ControlRecord::Merged { parts, .. }) => {
+                parts.iter().for_each(|part| self.forget_acks(part));
+            }
             (Some(Bug::CursorReset), ControlRecord::Raised { right, .. }) => {
                 self.forget_acks(right);
             }
             _ => {}
+        }
+        if let ControlRecord::Split { .. } | ControlRecord::Merged { .. } = record {
+            ctx.tempt(self.pid, 3);
         }
         let Some(live) = &mut self.live else { return };
         let epoch = live.host.queue(queue).map_or(Epoch(0), |h| h.queue.epoch());
@@ -99,6 +107,13 @@ impl Worker {
         let then = match record {
             ControlRecord::Acked { right, floor, .. } => {
                 Then::Cursor { right: *right, copy: epoch, floor: *floor }
+            }
+            ControlRecord::Split { right, into } => {
+                let into = into.iter().map(|part| part.right).collect();
+                Then::Laid { parts: vec![*right], into }
+            }
+            ControlRecord::Merged { parts, into } => {
+                Then::Laid { parts: parts.clone(), into: vec![into.right] }
             }
             _ => Then::Nothing,
         };
@@ -169,6 +184,7 @@ impl Worker {
     fn follow(&mut self, ctx: &mut Ctx, then: Then) {
         match then {
             Then::Nothing => {}
+            Then::Laid { parts, into } => ctx.note(What::Laid { parts, into }),
             Then::Cursor { right, copy, floor } => ctx.note(What::Cursor { right, copy, floor }),
             Then::Stored { token, queue, at } => self.stored(ctx, token, queue, at),
             Then::Repeat { token, at } => self.answer(ctx, token, Ok(at)),
