@@ -96,7 +96,7 @@ impl World {
         for action in actions {
             match action {
                 Action::Tell(message) => self.told.push(message),
-                Action::Open(open) => self.opens.push(open),
+                Action::Open(_, open) => self.opens.push(open),
                 Action::Send(right, frames) => {
                     self.kinds.extend(frames.iter().map(|(kind, _)| *kind));
                     for (kind, payload) in frames {
