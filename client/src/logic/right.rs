@@ -37,10 +37,17 @@ pub enum How {
     GiveBack,
 }
 
+/// What a right is called in its holder's hands: it may lose lanes while it is held, and no two
+/// rights that one member has begin with the same lane.
+#[must_use]
+pub fn name_of(id: RightId) -> RightId {
+    id.with(Lanes { start: id.lanes.start, ..Lanes::ALL })
+}
+
 /// A delivery in hand: which right, under which epoch, which message, which hand-out of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hold {
-    /// The right.
+    /// The right, as [`name_of`] calls it.
     pub right: RightId,
     /// Its epoch.
     pub epoch: Epoch,
@@ -285,7 +292,7 @@ impl Right {
     pub fn take(&mut self, now: Time, serial: u64) -> Option<(Hold, Message)> {
         let (offset, message) = self.holding.take(now, serial)?;
         self.handed.insert(offset);
-        Some((Hold { right: self.id, epoch: self.epoch, offset, serial }, message))
+        Some((Hold { right: name_of(self.id), epoch: self.epoch, offset, serial }, message))
     }
 
     /// The application is done with a message. False when that changed nothing: it was settled

@@ -16,7 +16,7 @@ use ringway_proto::{
 use super::acks::Waiting;
 use super::credit::{Credit, share};
 use super::report::{AckOutcome, Action, Counts, End, Event, Settled};
-use super::right::{Hold, How, Right};
+use super::right::{Hold, How, Right, name_of};
 use crate::message::Message;
 
 /// Nothing is handed out while neither the primary nor the coordinator answered a question sent
@@ -650,10 +650,4 @@ impl Seat {
     pub fn next_wakeup(&self) -> Option<Time> {
         self.rights.values().filter_map(Right::retry_at).chain(self.rejoin_at).min()
     }
-}
-
-/// What a right is called here: it may lose lanes while it is held, and no two rights that one
-/// member has begin with the same lane.
-fn name_of(id: RightId) -> RightId {
-    id.with(Lanes { start: id.lanes.start, ..Lanes::ALL })
 }

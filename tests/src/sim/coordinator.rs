@@ -60,7 +60,10 @@ impl Coordinator {
         let is_new = rows.is_empty();
         let setup = Setup {
             id: "c1".to_owned(),
-            timing: Timing::default(),
+            timing: Timing {
+                drain: std::time::Duration::from_millis(ctx.drain),
+                ..Timing::default()
+            },
             epoch_ms: 0,
             seed: u128::from(ctx.dice.roll()),
         };

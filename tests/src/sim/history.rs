@@ -154,6 +154,8 @@ pub enum What {
         holder: Holder,
         /// Where it is from.
         offset: Offset,
+        /// Its lane.
+        lane: u16,
         /// What it says.
         value: Option<Value>,
     },

@@ -46,6 +46,9 @@ impl World {
         net.rare_delay = if rough { 200 } else { 30 };
         net.loss_percent = if options.faults { dice.below(6) } else { 0 };
         let echo_percent = if options.faults && dice.percent(40) { 5 } else { 0 };
+        let drain = if options.faults && dice.percent(30) { 300 } else { 5000 };
+        // With a member of little weight shares are parts of a queue, as with many members.
+        let light = if dice.percent(40) { dice.between(4, 12) as u32 } else { 100 };
         let ctx = Ctx {
             clock: Clock::default(),
             net,
@@ -60,6 +63,7 @@ impl World {
             quiet: false,
             exits: Vec::new(),
             trace: options.trace,
+            drain,
             workers: BTreeMap::new(),
         };
         let mut world = Self { ctx, processes: Vec::new(), cast: Cast::default() };
@@ -80,7 +84,8 @@ impl World {
             [("all", ">", Order::Key, Start::Start), ("some", "a.>", Order::Key, late)]
         {
             for n in 1..=3 {
-                world.add_member(name, filter, order, start, n);
+                let weight = if n == 3 { light } else { 100 };
+                world.add_member(name, filter, order, start, n, weight);
             }
         }
         faults::stage(&mut world.ctx, &world.cast, options.faults);
@@ -113,7 +118,15 @@ impl World {
     }
 
     /// A member has two processes, of which the second may take over from the first.
-    fn add_member(&mut self, name: &str, filter: &str, order: Order, start: Start, n: u32) {
+    fn add_member(
+        &mut self,
+        name: &str,
+        filter: &str,
+        order: Order,
+        start: Start,
+        n: u32,
+        weight: u32,
+    ) {
         let parsed = (
             SubscriptionName::new(name),
             Filter::new(filter),
@@ -127,7 +140,7 @@ impl World {
             start,
             member,
             incarnation: Incarnation(0),
-            weight: 100,
+            weight,
             origin: String::new(),
         };
         let pids = ["", "'"].map(|mark| {

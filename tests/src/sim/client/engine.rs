@@ -11,6 +11,7 @@ use ringway_client::logic::right::Hold;
 use ringway_proto::control::{FromClient, OpenRight, RightOpened, ToClient};
 use ringway_proto::data::{AckConfirmed, Deliver, Window};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{
     Code, Epoch, Holder, OpenNumber, Refusal, RightId, RoutingVersion, Time, Uuid, WorkerId, codec,
@@ -147,6 +148,7 @@ impl Live {
             }
             ToClient::Narrow { right, epoch, mut to, .. } => {
                 if ctx.bug == Some(Bug::SplitOverlaps) {
+                    self.to_keep.insert((right, epoch), to);
                     to.end = (to.end + to.count()).min(right.lanes.end - 1);
                 }
                 seat.narrow(time, right, epoch, to);
@@ -239,7 +241,12 @@ impl Live {
 
     pub(super) fn seat_act(&mut self, ctx: &mut Ctx, pid: Pid, time: Time, action: SeatAction) {
         match action {
-            SeatAction::Tell(message) => {
+            SeatAction::Tell(mut message) => {
+                if let FromClient::Narrowed { right, epoch, to, .. } = &mut message
+                    && let Some(told) = self.to_keep.get(&(*right, *epoch))
+                {
+                    *to = *told;
+                }
                 self.note_given_up(ctx, &message);
                 self.tell(ctx, &message);
             }
@@ -334,7 +341,8 @@ impl Live {
             let Hold { right, epoch, offset, .. } = hold;
             let value = Value::of(&message.body);
             let holder = holder.clone();
-            ctx.note(What::HandedOut { right, epoch, holder, offset, value });
+            let lane = lane_of_message(message.key.as_deref(), offset);
+            ctx.note(What::HandedOut { right, epoch, holder, offset, lane, value });
             self.serving.begin(ctx, pid, hold);
         }
     }

@@ -18,7 +18,7 @@ use ringway_proto::data::AppendAnswer;
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Code, Epoch, Incarnation, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
+    Code, Epoch, Incarnation, Lanes, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
 };
 
 use super::bugs::Bug;
@@ -61,6 +61,8 @@ pub(super) struct Live {
     deliveries: BTreeMap<RightId, Delivery>,
     streams: BTreeMap<(ConnId, StreamNo), (RightId, OpenNumber)>,
     wake_at: Option<u64>,
+    /// What the coordinator said to keep of rights, for the bug that keeps more.
+    to_keep: BTreeMap<(RightId, Epoch), Lanes>,
 }
 
 impl std::fmt::Debug for Live {
@@ -119,6 +121,7 @@ impl Client {
             deliveries: BTreeMap::new(),
             streams: BTreeMap::new(),
             wake_at: None,
+            to_keep: BTreeMap::new(),
         });
         ctx.dial(self.pid, COORDINATOR);
         let now = ctx.clock.now();

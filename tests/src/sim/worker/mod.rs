@@ -19,7 +19,7 @@ use ringway_proto::{
     WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
-use ringway_worker::logic::delivery::Frame;
+use ringway_worker::logic::delivery::{Frame, Right};
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
@@ -310,7 +310,7 @@ impl Worker {
         if ctx.bug == Some(Bug::ForeignAckTaken)
             && let Frame::Ack(acks) = &frame
             && tally.fenced
-            && live.host.right(&reader.right).is_none_or(|right| right.epoch() == epoch)
+            && live.current(&reader.right).is_some_and(|right| right.epoch() == epoch)
         {
             // As if it counted: it is confirmed like any other.
             out.truncate(said);
@@ -323,6 +323,7 @@ impl Worker {
         let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
         if matches!(frame, Frame::Ack(_)) && applied {
             let Reader { right, epoch, holder, .. } = reader;
+            let right = live.current(&right).map_or(right, |right| right.id());
             ctx.note(What::Acked { right, epoch, holder });
         }
     }
@@ -390,6 +391,14 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+impl Live {
+    /// What has become of the right that a stream was opened for.
+    fn current(&self, right: &RightId) -> Option<&Right> {
+        let id = self.host.queue(right.queue)?.at(right)?;
+        self.host.right(&id)
     }
 }
 
