@@ -174,13 +174,20 @@ impl Right {
     /// Messages that were looked at and are not done.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
-        self.flight.count_below(self.read)
+        self.flight.count_below(self.looked_at())
+    }
+
+    /// Everything below is done or unsettled. While lanes are given up, what is left out of them
+    /// is neither.
+    fn looked_at(&self) -> Offset {
+        let all = self.flight.sendable() == self.id.lanes;
+        if all { self.read } else { self.cursor.floor() }
     }
 
     /// Messages below `end` that were not looked at, whatever their lanes.
     #[must_use]
     pub fn unread(&self, end: Offset) -> u64 {
-        let unread = OffsetRange { first: self.read.min(end), end };
+        let unread = OffsetRange { first: self.looked_at().min(end), end };
         (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
     }
 
