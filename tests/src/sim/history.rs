@@ -143,6 +143,8 @@ pub enum What {
         epoch: Epoch,
         /// The holder that opened that stream.
         holder: Holder,
+        /// The lanes of the messages.
+        lanes: Vec<u16>,
     },
     /// A message was handed to an application.
     HandedOut {

@@ -103,7 +103,8 @@ impl Hosted {
     /// the copy was made by this very message.
     pub fn open(&mut self, open: &OpenQueue, fresh: bool, out: &mut Vec<Action>) {
         let id = open.queue;
-        let changed = open.epoch > self.queue.epoch()
+        let is_news = fresh || open.epoch > self.queue.epoch();
+        let changed = is_news
             || open.name != self.queue.name
             || open.max_body_bytes != self.queue.max_body_bytes;
         self.queue.raise(open.epoch);
@@ -120,7 +121,9 @@ impl Hosted {
         }
         for setup in &open.subscriptions {
             self.begin(id, setup, out);
-            self.lay(id, setup.id, &open.rights, out);
+            if is_news && self.queue.end() == Offset(0) {
+                self.lay(id, setup.id, &open.rights, out);
+            }
         }
         for right in &open.rights {
             self.raise(right, out);

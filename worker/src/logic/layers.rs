@@ -94,22 +94,21 @@ impl Right {
     pub fn split(self, into: &[RightEpoch]) -> Vec<Right> {
         let mut parts: Vec<Right> = Vec::new();
         let mut whole = self;
-        let mut gone: Vec<(Offset, Unsettled)> = Vec::new();
+        let mut gone: Vec<Offset> = Vec::new();
         for part in into.iter().filter(|part| part.epoch != whole.epoch) {
             let mut right = whole.part(part);
             let inside = |u: &Unsettled| u.lane.is_some_and(|l| part.right.lanes.contains(l));
             for (at, unsettled) in whole.flight.all().filter(|(_, u)| inside(u)) {
                 let again = if unsettled.is_sent() { unsettled.again() } else { unsettled };
                 right.flight.put(at, Unsettled { state: State::Ready, ..again });
-                gone.push((at, unsettled));
+                gone.push(at);
             }
             parts.push(right);
         }
-        for (at, unsettled) in gone {
+        for at in gone {
             whole.flight.remove(at);
-            if unsettled.is_sent() {
-                whole.fenced.insert(at);
-            }
+            // Also what timed out: its holder may have it still.
+            whole.fenced.insert(at);
         }
         let mut stays = into.iter().filter(|part| part.epoch == whole.epoch);
         if let Some(part) = stays.next() {

@@ -116,8 +116,8 @@ impl Hosted {
         out.extend(confirm.map(|(stream, confirmed)| Action::Confirm { stream, confirmed }));
     }
 
-    /// A subscription that has just begun here has the ranges that it has in the whole cluster: a
-    /// queue that never had a message moves without its rights.
+    /// Gives a subscription the rights that the coordinator lists, of a queue that has no message:
+    /// such a queue moves without its rights, and a copy that was left behind has old ones.
     pub fn lay(
         &mut self,
         id: QueueId,
@@ -126,13 +126,34 @@ impl Hosted {
         out: &mut Vec<Action>,
     ) {
         let whole = RightId::whole(subscription, id);
-        let is_new = self.rights.get(&whole).is_some_and(|right| right.epoch() == Epoch(0));
         let mut into: Vec<RightEpoch> =
             listed.iter().filter(|part| part.right.is_beside(&whole)).cloned().collect();
         into.sort_by_key(|part| part.right.lanes);
-        if is_new && into.len() > 1 && is_split_of(whole, Epoch(0), &into) && !self.is_frozen() {
-            self.do_split(id, whole, &into, out);
+        let here: Vec<RightId> = self.rights_of(id, subscription).map(Right::id).collect();
+        let as_listed = here.iter().eq(into.iter().map(|part| &part.right));
+        if as_listed || !cover(Lanes::ALL, into.iter().map(|part| part.right.lanes)) {
+            return;
         }
+        let why = format!("the rights to queue {} are others now", self.queue.name);
+        let why = Refusal::new(Code::NotYet, why);
+        for part in &here {
+            if let Some(right) = self.rights.get_mut(part) {
+                right.close(&why, out);
+            }
+        }
+        // By way of the whole under epoch 0, so that every part has the holder that is listed.
+        let begin = RightEpoch { right: whole, epoch: Epoch(0), holder: None };
+        let first = if let [one] = into.as_slice() { one.clone() } else { begin };
+        self.apply_merge(&here, &first);
+        let record = ControlRecord::Merged { parts: here.clone(), into: first };
+        out.push(Action::Write { queue: id, record });
+        if into.len() > 1 {
+            self.apply_split(whole, &into);
+            let record = ControlRecord::Split { right: whole, into: into.clone() };
+            out.push(Action::Write { queue: id, record });
+        }
+        out.extend(here.into_iter().map(Action::Retire));
+        out.extend(into.into_iter().map(|part| Action::Look(part.right)));
     }
 
     /// Takes a split from the journal at a start.

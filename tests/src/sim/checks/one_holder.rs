@@ -135,9 +135,13 @@ pub fn check(history: &History) -> Vec<String> {
                     state.is_current(at, *right, *epoch, "an open");
                 }
             }
-            What::Acked { right, epoch, holder } => {
+            What::Acked { right, epoch, holder, lanes } => {
                 state.holds(at, *right, *epoch, holder);
                 state.is_current(at, *right, *epoch, "an ack");
+                for lane in lanes {
+                    let lane = right.with(Lanes { start: *lane, end: lane + 1 });
+                    state.is_current(at, lane, *epoch, "an ack of another lane");
+                }
             }
             What::HandedOut { right, epoch, holder, lane, .. } => {
                 let lane = right.with(Lanes { start: *lane, end: lane + 1 });

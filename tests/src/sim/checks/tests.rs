@@ -186,7 +186,12 @@ fn every_check_finds_what_breaks_its_promise() {
             &[
                 raised(1),
                 halves,
-                What::Acked { right: right(), epoch: Epoch(1), holder: holder("m") },
+                What::Acked {
+                    right: right().with(Lanes { start: 0, end: 2048 }),
+                    epoch: Epoch(1),
+                    holder: holder("m"),
+                    lanes: vec![3000],
+                },
             ],
             &["one_holder"],
         ),

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
-use ringway_proto::data::{AckConfirmed, Append, Ranges, Window, decode_lanes};
+use ringway_proto::data::{AckConfirmed, Append, OffsetRange, Ranges, Window, decode_lanes};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::{
     Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
     WorkerId, codec,
@@ -274,7 +275,8 @@ impl Worker {
         match live.host.open_right(time, stream, &request, out) {
             Ok(()) => {
                 if !request.acks.is_empty() {
-                    ctx.note(What::Acked { right, epoch, holder: holder.clone() });
+                    let lanes = live.lanes_of(right.queue, &request.acks);
+                    ctx.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
                 }
                 let copy = self.copy_of(right.queue);
                 ctx.note(What::Opened { right, copy, epoch, holder });
@@ -321,10 +323,13 @@ impl Worker {
         // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
         let queue = live.host.queue(reader.right.queue);
         let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
-        if matches!(frame, Frame::Ack(_)) && applied {
+        if let Frame::Ack(acks) = &frame
+            && applied
+        {
+            let lanes = live.lanes_of(reader.right.queue, &acks.ranges);
             let Reader { right, epoch, holder, .. } = reader;
             let right = live.current(&right).map_or(right, |right| right.id());
-            ctx.note(What::Acked { right, epoch, holder });
+            ctx.note(What::Acked { right, epoch, holder, lanes });
         }
     }
 
@@ -380,10 +385,12 @@ impl Worker {
         ))
     }
 
-    /// Writes down every message that it has.
+    /// Writes down every message of the queues that it leads: a sealed one that was left behind
+    /// may still wait for its tombstone.
     pub fn report(&self, ctx: &mut Ctx) {
         let Some(live) = &self.live else { return };
-        for (queue, batches) in &live.batches {
+        let leads = |queue| live.host.queue(queue).is_some_and(|hosted| !hosted.is_frozen());
+        for (queue, batches) in live.batches.iter().filter(|(queue, _)| leads(**queue)) {
             for (base, batch) in batches {
                 for (i, value) in values(batch).into_iter().enumerate() {
                     let offset = Offset(base.0 + i as u64);
@@ -395,6 +402,22 @@ impl Worker {
 }
 
 impl Live {
+    /// The lanes of the messages in these ranges.
+    fn lanes_of(&self, queue: QueueId, ranges: &[OffsetRange]) -> Vec<u16> {
+        let mut lanes = Vec::new();
+        for at in ranges.iter().flat_map(|range| range.offsets()) {
+            let batches = self.batches.get(&queue);
+            let Some((base, batch)) = batches.and_then(|b| b.range(..=at).next_back()) else {
+                continue;
+            };
+            let index = (at.0 - base.0) as usize;
+            if index < batch.len() {
+                lanes.push(lane_of_message(batch.key(index), at));
+            }
+        }
+        lanes
+    }
+
     /// What has become of the right that a stream was opened for.
     fn current(&self, right: &RightId) -> Option<&Right> {
         let id = self.host.queue(right.queue)?.at(right)?;
