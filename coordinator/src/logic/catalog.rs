@@ -289,6 +289,25 @@ impl Catalog {
         groups
     }
 
+    /// The groups that messages which the filter wants go to under the routing that holds.
+    #[must_use]
+    pub fn groups_now(&self, filter: &Filter) -> BTreeSet<GroupId> {
+        let mut groups = BTreeSet::new();
+        for binding in self.bindings().iter().filter(|b| b.filter.overlaps(filter)) {
+            groups.insert(binding.group);
+            if binding.filter.covers(filter) {
+                // All that follow are less specific, and so is the ring.
+                return groups;
+            }
+        }
+        groups.extend(self.history.ring_groups(&self.ring(), filter));
+        groups
+    }
+
+    fn ring(&self) -> Vec<(GroupId, u32)> {
+        self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect()
+    }
+
     /// All subscriptions in the order of their numbers.
     pub fn subscriptions(&self) -> impl Iterator<Item = &SubscriptionRow> {
         self.subscriptions.values()
@@ -360,9 +379,7 @@ impl Catalog {
     }
 
     fn remember_ring(&mut self, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
-        let groups: Vec<(GroupId, u32)> =
-            self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
-        self.history.remember_ring(groups, dirty)
+        self.history.remember_ring(self.ring(), dirty)
     }
 
     fn unknown_group(&self, name: &GroupName, purpose: &str, hint: &str) -> Refusal {
@@ -507,6 +524,8 @@ mod tests {
         assert_eq!(seen(&catalog), [GroupId(0)], "the ring");
         catalog.bind(&filter, &orders, &mut dirty).unwrap();
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
+        let now = |c: &Catalog| c.groups_now(&filter).into_iter().collect::<Vec<_>>();
+        assert_eq!(now(&catalog), [GroupId(1)], "nothing goes to the ring any more");
         assert_eq!(catalog.bind(&filter, &default, &mut dirty).unwrap(), Some(orders.clone()));
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
         catalog.delete_group(&orders, &mut dirty).unwrap();

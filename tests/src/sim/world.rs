@@ -80,8 +80,10 @@ impl World {
             world.cast.producers.push(pid);
         }
         let late = if world.ctx.dice.percent(50) { Start::Now } else { Start::Start };
+        // Of the second subscription there are more members than queues now and then.
+        let some = if world.ctx.dice.percent(25) { "b.>" } else { "a.>" };
         for (name, filter, order, start) in
-            [("all", ">", Order::Key, Start::Start), ("some", "a.>", Order::Key, late)]
+            [("all", ">", Order::Key, Start::Start), ("some", some, Order::Key, late)]
         {
             for n in 1..=3 {
                 let weight = if n == 3 { light } else { 100 };

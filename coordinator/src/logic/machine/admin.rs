@@ -149,6 +149,7 @@ impl Machine {
         let replaced = self.catalog.bind(&filter, &group, &mut self.dirty)?;
         self.routing_changed = true;
         self.cover_all(now, out);
+        self.note_binding(now, &filter);
         Ok(AdminResponse::Bound { binding: BindingInfo { filter, group }, replaced })
     }
 

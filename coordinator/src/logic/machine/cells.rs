@@ -2,13 +2,13 @@
 //! member that its right belongs to; and what a plan of cells means for the rights: who gets which,
 //! what is split, what is merged. It does not know how a split happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ringway_proto::{Lanes, MemberId, QueueId, RightId, SubscriptionId};
+use ringway_proto::{Filter, GroupId, Lanes, MemberId, QueueId, RightId, SubscriptionId, Time};
 
 use super::super::plan::{Item, Node, Pin, Plan, right_point};
 use super::super::rights::Right;
-use super::super::rows::{Key, Merging, MoveReason, Piece};
+use super::super::rows::{Key, Merging, MoveReason, Piece, SubscriptionRow};
 use super::super::split::{arrange, cell_width, cells, depth, depth_of, parts};
 use super::Machine;
 use super::members::MAX_RIGHTS;
@@ -48,6 +48,11 @@ pub(super) struct Cells {
 }
 
 impl Cells {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
     /// The cells as items, in their order.
     pub(super) fn items(&self) -> Vec<Item<'_, RightId, MemberId>> {
         let mut items = Vec::new();
@@ -73,13 +78,27 @@ impl Cells {
 }
 
 impl Machine {
-    /// The cells of a subscription, for these members.
-    pub(super) fn cells(&self, subscription: SubscriptionId, nodes: &[Node<MemberId>]) -> Cells {
-        let rights = || self.rights_in(subscription).map(|(_, right)| right);
+    /// The cells of a subscription, for these members: of the queues that have messages for it or
+    /// get them under the routing that holds, or of the others. They are shared apart from each
+    /// other, since a share of queues that stay empty is none.
+    pub(super) fn cells(
+        &self,
+        subscription: SubscriptionId,
+        nodes: &[Node<MemberId>],
+        in_use: bool,
+    ) -> Cells {
+        let used = self.used_groups(subscription);
+        let is_meant = |id: &RightId| self.is_in_use(&used, id.queue) == in_use;
+        let rights = || {
+            let rights = self.rights_in(subscription).filter(|(id, _)| is_meant(id));
+            rights.map(|(_, right)| right)
+        };
         let weights: Vec<u32> = nodes.iter().map(|node| node.weight).collect();
         let queues = rights().filter(|right| right.row().id.lanes.start == 0).count();
         let finest = rights().map(finest).max().unwrap_or(0);
         let others = self.rights.len().saturating_sub(rights().count());
+        // Queues that get nothing are not worth a split.
+        let weights = if in_use { weights } else { Vec::new() };
         let wanted = depth(queues, &weights, finest, MAX_RIGHTS.saturating_sub(others));
         // A merge waits until no split is under way.
         let is_late = wanted < finest && rights().any(Right::is_changing);
@@ -89,6 +108,45 @@ impl Machine {
             self.add(right, depth, &mut units);
         }
         Cells { depth, units, is_late }
+    }
+
+    fn used_groups(&self, subscription: SubscriptionId) -> BTreeSet<GroupId> {
+        let row = self.catalog.subscription(subscription);
+        row.map(|row| self.catalog.groups_now(&row.setup.filter)).unwrap_or_default()
+    }
+
+    fn is_in_use(&self, used: &BTreeSet<GroupId>, queue: QueueId) -> bool {
+        let has_data = || self.queues.get(&queue).is_some_and(|queue| queue.row().has_data);
+        used.contains(&queue.group) || has_data()
+    }
+
+    /// Whether a right is to a queue that its subscription gets messages from.
+    pub(super) fn is_used(&self, id: RightId) -> bool {
+        self.is_in_use(&self.used_groups(id.subscription), id.queue)
+    }
+
+    /// A queue has its first message: for subscriptions that were to get nothing from it, it is one
+    /// more to share.
+    pub(super) fn note_use(&mut self, now: Time, queue: QueueId) {
+        let ids: Vec<SubscriptionId> = self
+            .rights_of(queue)
+            .into_iter()
+            .filter(|id| !self.used_groups(id.subscription).contains(&queue.group))
+            .map(|id| id.subscription)
+            .collect();
+        for id in ids {
+            self.rights_due(now, id, false);
+        }
+    }
+
+    /// A binding changed what goes where for these classes.
+    pub(super) fn note_binding(&mut self, now: Time, filter: &Filter) {
+        let reads = |row: &&SubscriptionRow| row.setup.filter.overlaps(filter);
+        let ids: Vec<SubscriptionId> =
+            self.catalog.subscriptions().filter(reads).map(|row| row.setup.id).collect();
+        for id in ids {
+            self.rights_due(now, id, false);
+        }
     }
 
     fn add(&self, right: &Right, depth: u32, units: &mut Vec<Unit>) {
@@ -219,10 +277,11 @@ impl Machine {
         }
     }
 
-    /// How many queues a subscription reads.
+    /// How many queues a subscription gets messages from.
     pub(super) fn queues_of(&self, subscription: SubscriptionId) -> u32 {
-        let mut queues: Vec<QueueId> =
-            self.rights_in(subscription).map(|(id, _)| id.queue).collect();
+        let used = self.used_groups(subscription);
+        let queues = self.rights_in(subscription).map(|(id, _)| id.queue);
+        let mut queues: Vec<QueueId> = queues.filter(|q| self.is_in_use(&used, *q)).collect();
         queues.dedup();
         queues.len() as u32
     }

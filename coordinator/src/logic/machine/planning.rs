@@ -201,7 +201,7 @@ impl Machine {
     /// As [`Self::explain_queue`], for a right.
     pub(super) fn explain_right(&self, id: RightId, owner: &MemberId) -> Standing {
         let nodes = self.member_nodes(id.subscription);
-        let cells = self.cells(id.subscription, &nodes);
+        let cells = self.cells(id.subscription, &nodes, self.is_used(id));
         let made = plan(&mut Preferences::default(), &nodes, &nodes, &cells.items());
         Standing::new(&made, &nodes, right_point(&cells.cell(id)), owner)
     }
@@ -326,37 +326,55 @@ impl Machine {
         if nodes.is_empty() {
             self.aim_at_nobody(subscription);
         } else {
-            let cells = self.cells(subscription, &nodes);
-            let items = cells.items();
-            let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
-            let name = self.catalog.subscription(subscription).map(|row| row.setup.name.clone());
-            let row = name.map(|name| {
-                let inputs = Inputs {
-                    number: self.meta.plan + 1,
-                    of: PlanOf::Rights { id: subscription, name, depth: cells.depth },
-                    made_at_ms: self.calendar(now),
-                    before: &planner.before,
-                    nodes: &nodes,
-                };
-                let number = |id: &RightId| numbered(id.queue, id.lanes, cells.depth);
-                PlanRow::new(inputs, &items, number, &made)
-            });
-            self.begin_plan(out);
-            if let Some(row) = row {
-                self.keep_plan(row);
-            }
-            // The moves that were needed are counted as rights get their targets: a right of many
-            // cells moves once. What a plan moved beyond the least shows all the same.
-            let excess = made.moves.len().saturating_sub(made.lower_bound_now) as u64;
-            self.meta.lower_bound = self.meta.lower_bound.saturating_sub(excess);
-            let ids: Vec<RightId> = items.iter().map(|item| item.id).collect();
-            if self.apply_cells(&cells, &ids, &made) {
-                self.replan.insert(subscription);
-                self.catalog.set_plan_due(subscription, true);
+            for in_use in [true, false] {
+                self.plan_cells(now, subscription, &mut planner, &nodes, in_use, out);
             }
         }
         planner.before = nodes;
         self.right_planners.insert(subscription, planner);
+    }
+
+    fn plan_cells(
+        &mut self,
+        now: Time,
+        subscription: SubscriptionId,
+        planner: &mut Planner<MemberId>,
+        nodes: &[Node<MemberId>],
+        in_use: bool,
+        out: &mut Effects,
+    ) {
+        let cells = self.cells(subscription, nodes, in_use);
+        if cells.is_empty() {
+            return;
+        }
+        let items = cells.items();
+        let made = plan(&mut planner.preferences, &planner.before, nodes, &items);
+        let name = self.catalog.subscription(subscription).map(|row| row.setup.name.clone());
+        let row = name.map(|name| {
+            let inputs = Inputs {
+                number: self.meta.plan + 1,
+                of: PlanOf::Rights { id: subscription, name, depth: cells.depth },
+                made_at_ms: self.calendar(now),
+                before: &planner.before,
+                nodes,
+            };
+            let number = |id: &RightId| numbered(id.queue, id.lanes, cells.depth);
+            PlanRow::new(inputs, &items, number, &made)
+        });
+        self.begin_plan(out);
+        if let Some(row) = row {
+            self.keep_plan(row);
+        }
+        // The moves that were needed are counted as rights get their targets: a right of many
+        // cells moves once. What a plan moved beyond the least shows all the same.
+        let excess = made.moves.len().saturating_sub(made.lower_bound_now) as u64;
+        self.meta.lower_bound = self.meta.lower_bound.saturating_sub(excess);
+        let ids: Vec<RightId> = items.iter().map(|item| item.id).collect();
+        if self.apply_cells(&cells, &ids, &made) {
+            self.replan.insert(subscription);
+            self.catalog.set_plan_due(subscription, true);
+            self.dirty.insert(Key::Subscription(subscription));
+        }
     }
 
     /// Makes a plan again that had to leave something out, once no split is under way.

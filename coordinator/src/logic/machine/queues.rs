@@ -271,11 +271,12 @@ impl Machine {
     }
 
     /// The queue has messages: from now on it moves only with them.
-    pub(super) fn note_data(&mut self, worker: &WorkerId, id: QueueId) {
+    pub(super) fn note_data(&mut self, now: Time, worker: &WorkerId, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.is_led_by(worker)) else { return };
         if queue.set_has_data() {
             self.dirty.insert(Key::Queue(id));
             self.moves_due = true;
+            self.note_use(now, id);
         }
     }
 }

@@ -31,11 +31,11 @@ impl Machine {
         match message {
             FromWorker::Register(_) => {}
             FromWorker::QueueOpened { queue, epoch } => self.note_opened(&worker, queue, epoch),
-            FromWorker::HasData { queue } => self.note_data(&worker, queue),
+            FromWorker::HasData { queue } => self.note_data(now, &worker, queue),
             FromWorker::Sealed { queue, attempt, end } => {
                 self.note_sealed(now, &worker, queue, attempt, end, out);
             }
-            FromWorker::SealDeclined { queue, .. } => self.note_data(&worker, queue),
+            FromWorker::SealDeclined { queue, .. } => self.note_data(now, &worker, queue),
             FromWorker::CopyProgress { queue, attempt, copied, end, copied_bytes, total_bytes } => {
                 let said = Copied { copied, end, copied_bytes, total_bytes, at: now, first: None };
                 self.note_copied(&worker, queue, attempt, said);
@@ -186,7 +186,7 @@ impl Machine {
             }
         }
         for id in findings.has_data {
-            self.note_data(worker, id);
+            self.note_data(now, worker, id);
         }
         for (queue, uuid, epoch) in findings.tombstones {
             self.bury(GraveRow { worker: worker.clone(), queue, uuid, epoch });
