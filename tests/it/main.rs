@@ -9,6 +9,7 @@ mod fences;
 mod flights;
 mod harness;
 mod metrics;
+mod more_members;
 mod move_queues;
 mod power_cut;
 mod publish;

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use ringway_proto::control::{Order, Start};
+use ringway_proto::control::{GrantedRight, Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::{
     Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session, SubscriptionName,
@@ -419,6 +419,29 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (2u64..6).prop_map(|e| Op::Step(tombstone(e))),
         2 => (1u32..3).prop_map(|s| Op::Step(Step::Start(setup(s, Start::Now)))),
         2 => raise.prop_map(|to| Op::Step(Step::Raise(to))),
+        2 => (1u32..3, 0u64..6).prop_map(|(s, epoch)| {
+            let (right, halves) = halves(s);
+            let holder = Some(member());
+            let into = halves.into_iter().zip(epoch..).map(|(right, epoch)| RightEpoch {
+                right,
+                epoch: Epoch(epoch),
+                holder: holder.clone(),
+            });
+            Op::Step(Step::Split(SplitRight { right, epoch: Epoch(epoch), into: into.collect() }))
+        }),
+        2 => (1u32..3, 0usize..2, 1u64..8).prop_map(|(s, half, epoch)| {
+            let right = halves(s).1[half];
+            Op::Step(Step::Raise(RightEpoch { right, epoch: Epoch(epoch), holder: None }))
+        }),
+        2 => (1u32..3, 1u64..8, 1u64..8).prop_map(|(s, low, high)| {
+            let (right, halves) = halves(s);
+            let parts = halves.into_iter().zip([low, high]).map(|(right, epoch)| GrantedRight {
+                right,
+                epoch: Epoch(epoch),
+            });
+            let into = RightEpoch { right, epoch: Epoch(low.max(high) + 1), holder: Some(member()) };
+            Op::Step(Step::Merge(MergeRights { parts: parts.collect(), into }))
+        }),
         8 => (1u128..3, 1u32..3, 0u64..8, 1u32..3).prop_map(|(producer, session, base, count)| {
             Op::Append { producer, session, base, count }
         }),
@@ -426,6 +449,13 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(subscription, open, acks)| Op::Open { subscription, open, acks }),
         2 => (1u32..3, range()).prop_map(|(subscription, range)| Op::Ack { subscription, range }),
     ]
+}
+
+/// The whole right of a subscription, and its halves.
+fn halves(subscription: u32) -> (RightId, [RightId; 2]) {
+    let whole = RightId::whole(SubscriptionId(subscription), queue());
+    let half = |start| whole.with(ringway_proto::Lanes { start, end: start + 2048 });
+    (whole, [half(0), half(2048)])
 }
 
 fn copying(epoch: u64, attempt: Attempt) -> Step {

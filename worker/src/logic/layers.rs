@@ -169,3 +169,7 @@ pub fn cover(whole: Lanes, parts: impl IntoIterator<Item = Lanes>) -> bool {
     }
     at == whole.end
 }
+
+#[cfg(test)]
+#[path = "layers_tests.rs"]
+mod tests;
