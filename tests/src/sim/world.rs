@@ -22,9 +22,9 @@ const HEAL: u64 = 10_000;
 /// A process of any kind.
 #[derive(Debug)]
 pub(super) enum Process {
-    Coordinator(Coordinator),
+    Coordinator(Box<Coordinator>),
     Worker(Worker),
-    Client(Client),
+    Client(Box<Client>),
 }
 
 /// The cluster.
@@ -68,14 +68,14 @@ impl World {
         };
         let mut world = Self { ctx, processes: Vec::new(), cast: Cast::default() };
         world.add("coordinator".into(), Role::Coordinator, |pid| {
-            Process::Coordinator(Coordinator::new(pid))
+            Process::Coordinator(Box::new(Coordinator::new(pid)))
         });
         for n in 1..=4 {
             world.add_worker(n);
         }
         for n in 1..=3 {
             let pid = world.add(format!("producer {n}"), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Produce))
+                Process::Client(Box::new(Client::new(pid, Purpose::Produce)))
             });
             world.cast.producers.push(pid);
         }
@@ -148,7 +148,7 @@ impl World {
         let pids = ["", "'"].map(|mark| {
             let join = join.clone();
             self.add(format!("{}{mark}", join.member), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Serve(join)))
+                Process::Client(Box::new(Client::new(pid, Purpose::Serve(join))))
             })
         });
         let seats = if name_is_first(&join) { &mut self.cast.first } else { &mut self.cast.second };
