@@ -23,7 +23,7 @@ const HEAL: u64 = 10_000;
 #[derive(Debug)]
 pub(super) enum Process {
     Coordinator(Box<Coordinator>),
-    Worker(Worker),
+    Worker(Box<Worker>),
     Client(Box<Client>),
 }
 
@@ -113,7 +113,7 @@ impl World {
         let journal = Uuid(u128::from(self.ctx.dice.roll()));
         let named = id.clone();
         let pid = self.add(id.to_string(), Role::Worker, |pid| {
-            Process::Worker(Worker::new(named, pid, journal))
+            Process::Worker(Box::new(Worker::new(named, pid, journal)))
         });
         self.ctx.workers.insert(id, pid);
         self.cast.workers.push(pid);
