@@ -74,6 +74,8 @@ struct Reader {
     holder: Holder,
     /// The shard has ended it.
     ended: bool,
+    /// The open was refused: what comes behind it is never read.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -269,7 +271,8 @@ impl Worker {
         live.made += 1;
         let stream = live.made;
         live.streams.insert(stream, at);
-        let reader = Reader { stream, right, epoch, holder: holder.clone(), ended: false };
+        let reader =
+            Reader { stream, right, epoch, holder: holder.clone(), ended: false, refused: false };
         live.readers.insert(at, reader);
         let time = ctx.local(self.pid);
         match live.host.open_right(time, stream, &request, out) {
@@ -281,7 +284,12 @@ impl Worker {
                 let copy = self.copy_of(right.queue);
                 ctx.note(What::Opened { right, copy, epoch, holder });
             }
-            Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
+            Err(refusal) => {
+                if let Some(reader) = live.readers.get_mut(&at) {
+                    reader.refused = true;
+                }
+                out.push(Action::Close { stream, refusal: Some(refusal) });
+            }
         }
     }
 
@@ -296,7 +304,7 @@ impl Worker {
         let Some(live) = &mut self.live else { return };
         let Some(reader) = live.readers.get(&at).cloned() else { return };
         // What comes behind the end was read before it, or is not read at all.
-        if reader.ended && ctx.dice.percent(50) {
+        if reader.refused || reader.ended && ctx.dice.percent(50) {
             return;
         }
         let frame = decode(kind, payload).unwrap_or_else(|e| panic!("a frame: {e}"));
