@@ -300,12 +300,18 @@ impl Catalog {
         self.subscriptions.get(&id)
     }
 
-    /// The subscription with this name.
+    /// The subscription with this name, if there is one.
+    #[must_use]
+    pub fn find_subscription(&self, name: &SubscriptionName) -> Option<&SubscriptionRow> {
+        self.names.get(name).and_then(|id| self.subscriptions.get(id))
+    }
+
+    /// The subscription with this name, which somebody asked for.
     ///
     /// # Errors
     /// [`Code::UnknownSubscription`], with the names that are like it.
     pub fn subscription_named(&self, name: &SubscriptionName) -> Result<&SubscriptionRow, Refusal> {
-        if let Some(row) = self.names.get(name).and_then(|id| self.subscriptions.get(id)) {
+        if let Some(row) = self.find_subscription(name) {
             return Ok(row);
         }
         let similar = similar(name.as_str(), self.names.keys().map(SubscriptionName::as_str));

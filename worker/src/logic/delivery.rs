@@ -30,6 +30,17 @@ pub enum Frame {
     Window(Window),
 }
 
+impl Frame {
+    /// What it takes to keep it: itself, and each range that it names.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        1 + match self {
+            Self::Ack(r) | Self::HandedOut(r) | Self::Return(r) | Self::Nack(r) => r.ranges.len(),
+            Self::Window(_) => 0,
+        }
+    }
+}
+
 /// What became of a frame, for those who count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {

@@ -280,7 +280,7 @@ impl Host {
         }
         let opens = hosted.take_held_opens();
         self.unwritten.extend(hosted.rights.keys());
-        for HeldOpen { stream, request, frames } in opens {
+        for HeldOpen { stream, request, frames, .. } in opens {
             match self.open_right(now, stream, &request, out) {
                 Ok(()) => {
                     for frame in &frames {

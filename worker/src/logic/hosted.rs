@@ -44,11 +44,13 @@ pub struct HeldOpen {
     pub request: OpenRight,
     /// What came after it on that stream, in order.
     pub frames: Vec<Frame>,
+    /// The sum of their [`Frame::weight`].
+    weight: usize,
 }
 
-/// How many frames an open that waits keeps. Beyond that its stream is ended, and the holder lists
-/// everything when it opens again.
-const HELD_FRAMES: usize = 1024;
+/// How much an open that waits keeps, as [`Frame::weight`]: under a megabyte. Beyond that its
+/// stream is ended, and the holder lists everything when it opens again.
+const HELD_WEIGHT: usize = 8192;
 
 /// A queue of this worker.
 #[derive(Clone, Debug)]
@@ -325,7 +327,7 @@ impl Hosted {
     pub fn hold_open(&mut self, stream: StreamId, request: &OpenRight, out: &mut Vec<Action>) {
         let request = request.clone();
         let right = request.right;
-        let open = HeldOpen { stream, request, frames: Vec::new() };
+        let open = HeldOpen { stream, request, frames: Vec::new(), weight: 0 };
         if let Some(older) = self.held_opens.insert(right, open) {
             out.push(Action::Close { stream: older.stream, refusal: None });
         }
@@ -342,7 +344,8 @@ impl Hosted {
         let Some(open) = self.held_opens.get_mut(right).filter(|open| open.stream == stream) else {
             return false;
         };
-        if open.frames.len() < HELD_FRAMES {
+        open.weight += frame.weight();
+        if open.weight <= HELD_WEIGHT {
             open.frames.push(frame.clone());
         } else {
             self.held_opens.remove(right);

@@ -138,7 +138,7 @@ impl Machine {
     }
 
     fn check_room(&self, join: &Join) -> Result<(), Refusal> {
-        let Ok(row) = self.catalog.subscription_named(&join.name) else {
+        let Some(row) = self.catalog.find_subscription(&join.name) else {
             let groups = self.catalog.groups_for_filter(&join.filter);
             let new: u32 =
                 groups.iter().filter_map(|id| self.catalog.group(*id)).map(|g| g.queues).sum();
