@@ -96,6 +96,10 @@ fn runs_are_full_of_what_they_are_to_prove() {
     expect("faults", 300, count(|w| matches!(w, What::Fault(_))));
     expect("batches that found no room", 20, count(|w| matches!(w, What::NoRoom { .. })));
     expect("acks on full disks", 3, runs.iter().map(acked_on_full_disks).sum());
+    let grown = count(|w| matches!(w, What::Fault(text) if text.starts_with("Grow")));
+    expect("groups that grow", 15, grown);
+    let bound = count(|w| matches!(w, What::Fault(text) if text.starts_with("Bind")));
+    expect("classes that move", 5, bound);
     let moves = count(|w| matches!(w, What::Moves { done, .. } if *done > 0));
     expect("runs with moves", 25, moves);
 }

@@ -109,5 +109,5 @@ fn compile(ring: &PastRing) -> Result<Router, Refusal> {
     };
     let groups = ring.groups.iter().map(route).collect::<Result<_, Refusal>>()?;
     let version = RoutingVersion(0);
-    Router::new(Routing { version, groups, bindings: Vec::new(), workers: Vec::new() })
+    Router::new(Routing { version, groups, ..Routing::default() })
 }

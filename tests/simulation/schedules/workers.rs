@@ -2,12 +2,14 @@
 //! was synced. Unless the schedule slows its disk down, everything is synced at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ringway_proto::batch::{Batch, BatchBuilder};
 use ringway_proto::control::{CopyState, FromWorker, OpenRight, Register, ToWorker};
 use ringway_proto::data::Deliver;
 use ringway_proto::message::Message;
+use ringway_proto::routing::Router;
 use ringway_proto::{
     Class, Epoch, Holder, Incarnation, Offset, QueueId, RightId, RoutingVersion, Sequence, Session,
     Uuid, WallTime, WorkerId,
@@ -16,6 +18,7 @@ use ringway_tests::sim::history::{Told, Value, What};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::{Host, Step};
 use ringway_worker::logic::queue::{Append, StoredBatch};
+use ringway_worker::logic::slots::Routes;
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 
@@ -218,9 +221,10 @@ impl Cluster {
             count: 1,
             largest_body_bytes: 8,
             batch_bytes: batch.bytes().len(),
+            routes: Routes::of(&batch),
         };
         let mut out = Vec::new();
-        host.append(queue, append.clone(), &mut out);
+        host.append(queue, append.clone(), &batch, &mut out);
         worker.waiting.insert(token, Waiting { value, batch, append });
         self.carry(name, out);
         self.run();
@@ -230,7 +234,12 @@ impl Cluster {
     pub fn order(&mut self, name: Name, order: ToWorker) {
         let Some(host) = self.worker(name).host.as_mut() else { return };
         let (queue, step) = match order {
-            ToWorker::Registered | ToWorker::Superseded => return,
+            // No group grows here and no class moves.
+            ToWorker::SealSlots { .. }
+            | ToWorker::AwaitFence { .. }
+            | ToWorker::FencesPassed { .. }
+            | ToWorker::Registered
+            | ToWorker::Superseded => return,
             ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
             ToWorker::Routing(routing) => {
                 let group = |g: &ringway_proto::routing::GroupRoute| {
@@ -240,7 +249,10 @@ impl Cluster {
                     ours.map(|(_, index)| QueueId::new(g.id, index)).collect::<Vec<_>>()
                 };
                 let ours = routing.groups.iter().flat_map(group).collect();
-                return host.set_routing(routing.version, ours);
+                let router = Router::new(routing).unwrap();
+                let mut out = Vec::new();
+                host.set_routing(Arc::new(router), ours, &mut out);
+                return self.carry(name, out);
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {

@@ -52,11 +52,23 @@ pub enum Bug {
     FullDiskForgotten,
     /// While a right is given up its worker serves no other right of that subscription either.
     RebalanceStops,
+    /// A worker says that it sealed slots, and goes on taking them.
+    TableBeforeSeal,
+    /// A worker looks where a batch belongs before it looks whether it has it already.
+    SlotsBeforeDedup,
+    /// A worker takes every append for one of the newest session.
+    SessionsIgnored,
+    /// A publisher sends a slot's later messages elsewhere before the earlier ones are answered.
+    SentElsewhere,
+    /// Of several fences of a slot a worker knows the last only.
+    ChainBroken,
+    /// A subscription that begins later passes all fences.
+    LateWithoutFences,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -80,6 +92,12 @@ impl Bug {
         Self::OpenedBeforeSeal,
         Self::FullDiskForgotten,
         Self::RebalanceStops,
+        Self::TableBeforeSeal,
+        Self::SlotsBeforeDedup,
+        Self::SessionsIgnored,
+        Self::SentElsewhere,
+        Self::ChainBroken,
+        Self::LateWithoutFences,
     ];
 
     /// The faults among which it shows.

@@ -87,6 +87,22 @@ pub enum Fault {
         /// Which process.
         pid: Pid,
     },
+    /// A group gets more queues.
+    Grow {
+        /// Which group.
+        group: &'static str,
+        /// How many queues in all.
+        queues: u32,
+    },
+    /// Classes go to another group.
+    Bind {
+        /// Which classes.
+        filter: &'static str,
+        /// Which group.
+        group: &'static str,
+    },
+    /// A group is made that takes its share of the class ring.
+    RingGroup,
 }
 
 /// Puts the beginning, the faults and their end on the clock.
@@ -95,6 +111,9 @@ pub fn stage(ctx: &mut Ctx, cast: &Cast) {
     ctx.publish_until = until;
     ctx.clock.at(until, Event::Quiet);
     begin(ctx, cast, until);
+    if ctx.faults != Faults::Churn {
+        change(ctx, until);
+    }
     if ctx.faults == Faults::All {
         for _ in 0..ctx.dice.between(3, 9) {
             let at = ctx.dice.between(100, until - 1000);
@@ -125,9 +144,43 @@ fn begin(ctx: &mut Ctx, cast: &Cast, until: u64) {
     for [pid, _] in &cast.first {
         start(*pid, 1500);
     }
-    // The second subscription begins when there are messages already.
+    // The second subscription begins when there are messages already, perhaps most of them.
+    let earliest = if ctx.dice.percent(30) { until / 2 } else { 0 };
     for [pid, _] in &cast.second {
-        start(*pid, until / 2);
+        let at = earliest + ctx.dice.between(0, until / 2 - 200);
+        ctx.clock.at(at, Event::Start(*pid));
+    }
+}
+
+/// Groups that grow, and classes that change their group, perhaps there and back.
+fn change(ctx: &mut Ctx, until: u64) {
+    let dice = &mut ctx.dice;
+    let mut changes = Vec::new();
+    if dice.percent(50) {
+        changes.push((Fault::Grow { group: "few", queues: 4 }, 70));
+        changes.push((Fault::Grow { group: "few", queues: 7 }, 50));
+    }
+    if dice.percent(25) {
+        changes.push((Fault::Grow { group: "default", queues: 19 }, 80));
+    }
+    if dice.percent(30) {
+        changes.push((Fault::Bind { filter: "c.>", group: "few" }, 80));
+        changes.push((Fault::Bind { filter: "c.>", group: "default" }, 60));
+    }
+    if dice.percent(15) {
+        changes.push((Fault::Bind { filter: "b.>", group: "default" }, 70));
+        changes.push((Fault::Bind { filter: "b.x", group: "few" }, 70));
+    }
+    if dice.percent(15) {
+        changes.push((Fault::RingGroup, 80));
+    }
+    let mut at = dice.between(300, until / 2);
+    for (change, percent) in changes {
+        if dice.percent(percent) {
+            ctx.clock.at(at, Event::Fault(change));
+            let soon = dice.percent(40);
+            at = (at + dice.between(0, if soon { 100 } else { 2500 })).min(until - 300);
+        }
     }
 }
 

@@ -22,9 +22,9 @@ const HEAL: u64 = 10_000;
 /// A process of any kind.
 #[derive(Debug)]
 pub(super) enum Process {
-    Coordinator(Coordinator),
-    Worker(Worker),
-    Client(Client),
+    Coordinator(Box<Coordinator>),
+    Worker(Box<Worker>),
+    Client(Box<Client>),
 }
 
 /// The cluster.
@@ -66,14 +66,14 @@ impl World {
         };
         let mut world = Self { ctx, processes: Vec::new(), cast: Cast::default() };
         world.add("coordinator".into(), Role::Coordinator, |pid| {
-            Process::Coordinator(Coordinator::new(pid))
+            Process::Coordinator(Box::new(Coordinator::new(pid)))
         });
         for n in 1..=4 {
             world.add_worker(n);
         }
         for n in 1..=3 {
             let pid = world.add(format!("producer {n}"), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Produce))
+                Process::Client(Box::new(Client::new(pid, Purpose::Produce)))
             });
             world.cast.producers.push(pid);
         }
@@ -112,7 +112,7 @@ impl World {
         let journal = Uuid(u128::from(self.ctx.dice.roll()));
         let named = id.clone();
         let pid = self.add(id.to_string(), Role::Worker, |pid| {
-            Process::Worker(Worker::new(named, pid, journal))
+            Process::Worker(Box::new(Worker::new(named, pid, journal)))
         });
         self.ctx.workers.insert(id, pid);
         self.cast.workers.push(pid);
@@ -139,7 +139,7 @@ impl World {
         let pids = ["", "'"].map(|mark| {
             let join = join.clone();
             self.add(format!("{}{mark}", join.member), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Serve(join)))
+                Process::Client(Box::new(Client::new(pid, Purpose::Serve(join))))
             })
         });
         let seats = if name_is_first(&join) { &mut self.cast.first } else { &mut self.cast.second };
@@ -263,6 +263,17 @@ impl World {
                         let notice = self.ctx.dice.between(0, 60);
                         self.ctx.clock.after(notice, Event::Closed { conn, end });
                     }
+                }
+            }
+            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup => {
+                let asked = match &mut self.processes[COORDINATOR] {
+                    Process::Coordinator(coordinator) => coordinator.ask(&mut self.ctx, fault),
+                    _ => false,
+                };
+                if asked {
+                    self.ctx.note(What::Fault(format!("{fault:?}")));
+                } else {
+                    self.ctx.clock.after(200, Event::Fault(*fault));
                 }
             }
             Fault::Leave { pid } => {

@@ -3,14 +3,16 @@
 //! flight stays inside the window, and that nothing that was acked is sent again. It does not know
 //! where messages are kept.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopiedRight, OpenRight, RightEpoch, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
-use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
+use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Slot, Time};
 
 use super::cursor::Cursor;
+use super::fences::Gate;
 use super::flight::{Flight, State, Unsettled};
 use super::{Action, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
@@ -64,8 +66,12 @@ pub struct Right {
     cursor: Cursor,
     /// Delivered or due to come again, and not acked.
     flight: Flight,
-    /// Everything below was looked at: it is done or unsettled.
+    /// Everything below was looked at: it is done, unsettled or fenced.
     read: Offset,
+    /// What waits for a fence at another queue, and the slots of it: what comes later of these
+    /// waits too, whatever its class, for the order of their keys.
+    fenced: BTreeSet<Offset>,
+    fenced_slots: BTreeSet<Slot>,
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
@@ -103,6 +109,8 @@ impl Right {
             cursor: Cursor::new(floor),
             flight: Flight::default(),
             read: floor,
+            fenced: BTreeSet::new(),
+            fenced_slots: BTreeSet::new(),
             unwritten: Cursor::default(),
             confirm: None,
             held: Held::default(),
@@ -163,9 +171,35 @@ impl Right {
     /// Messages below `end` that are not done: exact up to the read position.
     #[must_use]
     pub fn lag(&self, end: Offset) -> u64 {
-        let below = self.flight.count_below(self.read);
+        let below = self.flight.count_below(self.read) + self.fenced.len() as u64;
         let unread = OffsetRange { first: self.read.min(end), end };
         below + (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+    }
+
+    /// Messages that wait for a fence.
+    #[must_use]
+    pub fn fenced_messages(&self) -> usize {
+        self.fenced.len()
+    }
+
+    /// Whether everything below `at` is done, and a restart finds it so.
+    #[must_use]
+    pub fn is_past(&self, at: Offset) -> bool {
+        self.cursor.floor() >= at && self.unwritten == Cursor::default()
+    }
+
+    /// Looks again at what waits for fences, in its order. False when nothing does.
+    pub fn look_behind_fences(&mut self) -> bool {
+        let Some(first) = self.fenced.first().copied() else { return false };
+        self.read = self.read.min(first);
+        self.fenced.clear();
+        self.fenced_slots.clear();
+        true
+    }
+
+    /// Messages that are unsettled or fenced: bounded.
+    fn open_messages(&self) -> usize {
+        self.flight.count() + self.fenced.len()
     }
 
     /// The next moment at which [`Right::wake`] has something to do.
@@ -508,7 +542,7 @@ impl Right {
         let stream = self.stream.filter(|_| !self.revoked)?;
         let again = self.flight.next_ready(Offset(0));
         let read = self.cursor.next_open(self.read);
-        let unread = (read < end && self.flight.count() < rules.max_unsettled).then_some(read);
+        let unread = (read < end && self.open_messages() < rules.max_unsettled).then_some(read);
         let next = match (again, unread) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
@@ -517,12 +551,14 @@ impl Right {
     }
 
     /// Picks what may be sent of `batch`, whose first message has the offset `base`; `matching`
-    /// says for each class of the batch whether the subscription wants it.
+    /// says for each class of the batch whether the subscription wants it, and `gate` which
+    /// messages have to wait for others elsewhere.
     pub fn select(
         &mut self,
         base: Offset,
         batch: &Batch,
         matching: &[bool],
+        gate: Option<Gate<'_>>,
         end: Offset,
         rules: &Rules,
     ) -> Option<Selection> {
@@ -542,6 +578,13 @@ impl Right {
                 Some((State::Ready, handed)) => Some(handed),
                 Some(_) => None,
                 None if at < self.read || self.cursor.contains(at) => None,
+                None if wanted && self.is_fenced(gate, at, batch, index) => {
+                    if self.open_messages() >= rules.max_unsettled {
+                        break;
+                    }
+                    self.fenced.insert(at);
+                    None
+                }
                 None if wanted => Some(0),
                 None => {
                     self.cursor.insert(OffsetRange::one(at));
@@ -550,7 +593,7 @@ impl Right {
             };
             if let Some(handed) = handed {
                 let bytes = batch.record_len(index) as u64;
-                let unbounded = known.is_none() && self.flight.count() >= rules.max_unsettled;
+                let unbounded = known.is_none() && self.open_messages() >= rules.max_unsettled;
                 if !self.flight.fits(at, bytes, stream.window) || unbounded {
                     break;
                 }
@@ -566,6 +609,22 @@ impl Right {
             entries: picked.entries,
             runs: picked.runs,
         })
+    }
+
+    fn is_fenced(
+        &mut self,
+        gate: Option<Gate<'_>>,
+        at: Offset,
+        batch: &Batch,
+        index: usize,
+    ) -> bool {
+        let Some(gate) = gate else { return false };
+        if let Some(slot) = gate.closed_for(at, batch, index) {
+            self.fenced_slots.insert(slot);
+            return true;
+        }
+        !self.fenced_slots.is_empty()
+            && batch.slot(index).is_some_and(|slot| self.fenced_slots.contains(&slot))
     }
 
     /// From `at` on, the first offset that may have to be sent or passed over.

@@ -3,13 +3,16 @@
 //! not come back under an old epoch; the rules of a queue or a copy are not here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{
     CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, OpenQueue,
-    OpenRight, RightEpoch, SubscriptionSetup,
+    OpenRight, Order, RightEpoch, SubscriptionSetup,
 };
+use ringway_proto::routing::Router;
+use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
     Uuid, WallTime,
@@ -19,6 +22,7 @@ use super::copy::Copy;
 use super::delivery::{Frame, Right, Tally};
 use super::hosted::{CopyNext, HeldOpen, Hosted};
 use super::queue::{Append, Queue, StoredBatch, stale};
+use super::slots::{Routes, Table};
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -68,6 +72,29 @@ pub enum Step {
         /// The epoch.
         epoch: Epoch,
     },
+    /// Take nothing more of what a move takes from the queue or gives it.
+    SealSlots {
+        /// The epoch that it is open under.
+        epoch: Epoch,
+        /// The move.
+        moved: SlotMove,
+    },
+    /// Say when a subscription is past a fence.
+    AwaitFence {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The fence.
+        fence: Fence,
+        /// The end of the move at the queue.
+        at: Offset,
+    },
+    /// A subscription has passed fences.
+    FencesPassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// All that it has passed.
+        passed: Vec<Fence>,
+    },
 }
 
 /// How a right stands, for those who look.
@@ -89,7 +116,7 @@ pub struct RightState {
 #[derive(Clone, Debug)]
 pub struct Host {
     rules: Rules,
-    routing: RoutingVersion,
+    table: Table,
     /// Queues that the routing gives to this worker.
     ours: BTreeSet<QueueId>,
     hosted: BTreeMap<QueueId, Hosted>,
@@ -110,7 +137,7 @@ impl Host {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
-            routing: RoutingVersion(0),
+            table: Table::default(),
             ours: BTreeSet::new(),
             hosted: BTreeMap::new(),
             copies: BTreeMap::new(),
@@ -124,14 +151,34 @@ impl Host {
     /// The routing version that is known.
     #[must_use]
     pub fn routing(&self) -> RoutingVersion {
-        self.routing
+        self.table.version
     }
 
-    /// The routing that holds now gives these queues to this worker.
-    pub fn set_routing(&mut self, version: RoutingVersion, ours: BTreeSet<QueueId>) {
-        if version >= self.routing {
-            self.routing = version;
-            self.ours = ours;
+    /// The routing that holds now, which gives these queues to this worker. What waited for the
+    /// moves that it contains is decided.
+    pub fn set_routing(
+        &mut self,
+        router: Arc<Router>,
+        ours: BTreeSet<QueueId>,
+        out: &mut Vec<Action>,
+    ) {
+        if router.version() < self.table.version {
+            return;
+        }
+        self.ours = ours;
+        self.table.version = router.version();
+        let is_news =
+            self.table.router.is_none() || router.moves().through() > self.table.moves.through();
+        if is_news {
+            self.table.moves = router.moves().clone();
+        }
+        self.table.router = Some(router);
+        if is_news {
+            let (table, rules) = (&self.table, &self.rules);
+            for (id, hosted) in &mut self.hosted {
+                hosted.learn_moves(*id, &table.moves, out);
+                hosted.release(table, rules, out);
+            }
         }
     }
 
@@ -174,10 +221,22 @@ impl Host {
         self.last_number
     }
 
-    /// Decides about a batch.
-    pub fn append(&mut self, queue: QueueId, append: Append, out: &mut Vec<Action>) {
+    /// Decides about an append of `batch`.
+    pub fn append(
+        &mut self,
+        queue: QueueId,
+        mut append: Append,
+        batch: &Batch,
+        out: &mut Vec<Action>,
+    ) {
         match self.hosted.get_mut(&queue) {
-            Some(hosted) => hosted.queue.append(append, self.routing, &self.rules, out),
+            Some(hosted) => {
+                // Also one that waits is decided on when the queue may have seals.
+                if hosted.queue.sealed().is_some() || !hosted.queue.slots.is_empty() {
+                    append.routes = Routes::of(batch);
+                }
+                hosted.queue.append(append, &self.table, &self.rules, out);
+            }
             None => {
                 let refusal = self.not_here(queue, append.routing);
                 out.push(Action::Refuse { token: append.token, refusal });
@@ -187,10 +246,10 @@ impl Host {
 
     /// A queue that is not here may be on its way here, which frees nothing, or be elsewhere.
     fn not_here(&self, queue: QueueId, asked_under: RoutingVersion) -> Refusal {
-        if self.ours.contains(&queue) || asked_under > self.routing {
+        if self.ours.contains(&queue) || asked_under > self.table.version {
             return Refusal::new(Code::NotYet, format!("queue {queue} is not open here yet"));
         }
-        stale(format!("queue {queue} is not served here"), self.routing)
+        stale(format!("queue {queue} is not served here"), self.table.version)
     }
 
     /// Does what the coordinator says.
@@ -221,12 +280,27 @@ impl Host {
                         hosted.unseal(queue, attempt, out);
                         self.release(now, queue, out);
                     }
-                    Step::Start(setup) => hosted.start(queue, &setup, out),
+                    Step::Start(setup) => {
+                        hosted.start(queue, &setup, out);
+                        hosted.tell_passed(out);
+                    }
                     Step::Raise(to) => {
                         if hosted.raise(&to, out) {
                             let RightEpoch { right, epoch, .. } = to;
                             out.push(Action::Tell(FromWorker::RightRaised { right, epoch }));
                         }
+                    }
+                    Step::SealSlots { epoch, moved } => {
+                        hosted.seal_slots(queue, epoch, &moved, out);
+                        // It may have taken effect already.
+                        hosted.learn_moves(queue, &self.table.moves, out);
+                    }
+                    Step::AwaitFence { subscription, fence, at } => {
+                        hosted.fences.watch(subscription, fence, at);
+                        hosted.tell_passed(out);
+                    }
+                    Step::FencesPassed { subscription, passed } => {
+                        hosted.pass_fences(queue, subscription, passed, out);
                     }
                     Step::Revoke { right, epoch } => {
                         if let Some(right) = hosted.rights.get_mut(&right) {
@@ -255,6 +329,7 @@ impl Host {
         self.open_copy(id);
         let hosted = self.hosted.entry(id).or_insert_with(|| Hosted::new(Queue::new(open)));
         hosted.open(open, fresh, out);
+        hosted.learn_moves(id, &self.table.moves, out);
         self.release(now, id, out);
     }
 
@@ -269,12 +344,11 @@ impl Host {
     /// acks, then opens, which may list what those acks are about, each followed by what came after
     /// it.
     fn release(&mut self, now: Time, id: QueueId, out: &mut Vec<Action>) {
-        let (routing, rules) = (self.routing, self.rules);
         let Some(hosted) = self.hosted.get_mut(&id) else { return };
         if hosted.queue.sealed().is_some() {
             return;
         }
-        hosted.release(routing, &rules, out);
+        hosted.release(&self.table, &self.rules, out);
         for right in hosted.rights.values_mut() {
             right.release_acks(out);
         }
@@ -468,7 +542,7 @@ impl Host {
     pub fn copy_next(&self, asked: &CopyFrom) -> CopyNext {
         match self.hosted.get(&asked.queue) {
             Some(hosted) => hosted.copy_next(asked),
-            None => CopyNext::Over(self.not_here(asked.queue, self.routing)),
+            None => CopyNext::Over(self.not_here(asked.queue, self.table.version)),
         }
     }
 
@@ -506,7 +580,7 @@ impl Host {
                 return;
             }
             if let Some(mut hosted) = self.hosted.remove(&queue) {
-                hosted.leave(self.routing, out);
+                hosted.leave(self.table.version, out);
             }
             out.push(Action::Forget(queue));
         }
@@ -656,6 +730,9 @@ impl Host {
             out.extend(record.map(|record| Action::Write { queue: id.queue, record }));
             out.extend(confirm.map(|(stream, confirmed)| Action::Confirm { stream, confirmed }));
         }
+        for hosted in self.hosted.values_mut().filter(|hosted| hosted.fences.is_watched()) {
+            hosted.tell_passed(out);
+        }
     }
 
     /// Whether [`Host::write_acks`] has something to write.
@@ -688,8 +765,19 @@ impl Host {
         let hosted = self.hosted.get_mut(&id.queue)?;
         let end = hosted.queue.durable();
         let right = hosted.rights.get_mut(id)?;
-        let selection = right.select(base, batch, &matching, end, &rules);
-        if right.floor_is_ahead_by(rules.floor_every_offsets) {
+        let is_ordered = hosted
+            .subscriptions
+            .get(&id.subscription)
+            .is_some_and(|setup| setup.order == Order::Key);
+        let moves = &self.table.moves;
+        let gate = if is_ordered && moves.gave(id.queue) {
+            hosted.fences.gate(id.queue, id.subscription, moves)
+        } else {
+            None
+        };
+        let selection = right.select(base, batch, &matching, gate, end, &rules);
+        let is_ahead = right.floor_is_ahead_by(rules.floor_every_offsets);
+        if is_ahead || hosted.fences.is_watched() {
             self.unwritten.insert(*id);
         }
         selection
@@ -752,6 +840,9 @@ impl Host {
     /// # Errors
     /// [`Code::Damaged`] for a record that cannot be about this queue.
     pub fn replay_record(&mut self, id: QueueId, record: ControlRecord) -> Result<bool, Refusal> {
+        if let ControlRecord::SlotsMoved { through, moves } = &record {
+            self.table.moves.extend(*through, moves.iter().cloned())?;
+        }
         match record {
             ControlRecord::Copying { uuid, name, epoch, attempt } => {
                 let born = self.next_number();
@@ -792,6 +883,7 @@ impl Host {
         let mut hosts: Vec<Host> = (0..shards).map(|_| Host::new(self.rules)).collect();
         for (id, hosted) in self.hosted {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.table.moves = self.table.moves.clone();
                 host.hosted.insert(id, hosted);
             }
         }
@@ -844,6 +936,7 @@ fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {
             floor: right.floor(),
             lag_messages,
             in_flight_messages: right.in_flight() as u64,
+            fenced_messages: right.fenced_messages() as u64,
             member: right.holder().map(|holder| holder.member.clone()),
         },
     })
@@ -856,3 +949,7 @@ mod tests;
 #[cfg(test)]
 #[path = "move_tests.rs"]
 mod move_tests;
+
+#[cfg(test)]
+#[path = "grow_tests.rs"]
+mod grow_tests;

@@ -20,12 +20,14 @@ pub mod copy;
 pub mod cursor;
 pub mod dedup;
 pub mod delivery;
+pub mod fences;
 pub mod flight;
 pub mod host;
 pub mod hosted;
 pub mod pace;
 pub mod queue;
 pub mod rounds;
+pub mod slots;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
 pub type Token = u64;

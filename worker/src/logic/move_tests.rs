@@ -10,6 +10,7 @@ use ringway_proto::{
     SubscriptionName, batch::BatchBuilder, class::Class,
 };
 
+use super::tests::any_batch;
 use super::*;
 
 const UUID: Uuid = Uuid(77);
@@ -45,6 +46,7 @@ fn open(epoch: u64) -> Step {
         max_body_bytes: 100,
         subscriptions: vec![setup(1)],
         rights: vec![RightEpoch { right: right(), epoch: Epoch(1), holder: Some(member()) }],
+        moves: vec![],
     })
 }
 
@@ -155,9 +157,10 @@ impl Side {
             count,
             largest_body_bytes: 1,
             batch_bytes: 1,
+            routes: Routes::default(),
         };
         let mut out = Vec::new();
-        self.host.append(queue(), append, &mut out);
+        self.host.append(queue(), append, &any_batch(), &mut out);
         if let [Action::Store { at, .. }] = out[..] {
             self.unsynced.push(StoredBatch {
                 queue: queue(),

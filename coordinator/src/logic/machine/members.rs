@@ -129,11 +129,14 @@ impl Machine {
             self.members.insert(key.clone(), row);
         }
         self.member_sessions.attach(&key, conn, now);
-        self.cover(subscription, join.start);
+        let covers_more = self.cover(subscription, join.start);
         if !same_share {
             self.rights_due(now, subscription, false);
         }
         self.await_start(now, key, join.incarnation, created, out);
+        if covers_more {
+            self.tell_fences_to(subscription, out);
+        }
         Ok(())
     }
 

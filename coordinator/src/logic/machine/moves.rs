@@ -338,13 +338,20 @@ impl Machine {
     }
 
     /// The queue is open at its primary.
-    pub(super) fn note_opened(&mut self, worker: &WorkerId, id: QueueId, epoch: Epoch) {
+    pub(super) fn note_opened(
+        &mut self,
+        worker: &WorkerId,
+        id: QueueId,
+        epoch: Epoch,
+        out: &mut Effects,
+    ) {
         if let Some(queue) = self.queues.get_mut(&id)
             && queue.is_led_by(worker)
             && queue.row().epoch == epoch
         {
             queue.opened = true;
             queue.came_from = None;
+            self.tell_fences(id, out);
         }
     }
 

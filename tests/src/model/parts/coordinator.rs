@@ -128,6 +128,8 @@ impl Coordinator {
             queues: u32::from(cast.queues),
             ring_weight: Some(weight),
             max_body_bytes: 1 << 20,
+            slots: Vec::new(),
+            off_ring: false,
         };
         let meta = Meta { next_group: GroupId(1), ..Meta::default() };
         let ring = PastRing { number: 0, groups: vec![(id, weight)] };

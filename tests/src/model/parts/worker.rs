@@ -22,6 +22,7 @@ use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::{Host, Step};
 use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::{Append, StoredBatch};
+use ringway_worker::logic::slots::Routes;
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 
@@ -462,7 +463,12 @@ impl Worker {
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
             ToWorker::RegisterRefused(refusal) => panic!("a registration is refused: {refusal}"),
             ToWorker::Superseded => panic!("a worker's only process is superseded"),
-            ToWorker::Registered | ToWorker::Routing(_) => return,
+            // No group grows here and no class moves.
+            ToWorker::SealSlots { .. }
+            | ToWorker::AwaitFence { .. }
+            | ToWorker::FencesPassed { .. }
+            | ToWorker::Registered
+            | ToWorker::Routing(_) => return,
         };
         live.host.step(NOW, id, step, actions);
     }
@@ -556,6 +562,7 @@ impl Worker {
         if epoch == Epoch(0) || !live.waiting.insert(token) {
             return;
         }
+        let batch = name(Batch::parse(body(number)));
         let append = Append {
             token,
             epoch,
@@ -566,9 +573,10 @@ impl Worker {
             count: 1,
             largest_body_bytes: 1,
             batch_bytes: 64,
+            routes: Routes::of(&batch),
         };
         let before = hosted.queue.end();
-        live.host.append(id, append, actions);
+        live.host.append(id, append, &batch, actions);
         if live.host.queue(id).is_some_and(|hosted| hosted.queue.end() > before) {
             out.events.push(Event::Accepted { queue: id, epoch });
         }

@@ -185,6 +185,9 @@ impl Live {
         }
         if let Some(publisher) = &mut self.publisher {
             publisher.routing(Arc::clone(&router), &mut self.actions);
+            if ctx.bug == Some(Bug::SentElsewhere) {
+                publisher.forget_places(&mut self.actions);
+            }
         } else if self.seat.is_none() {
             let producer = Uuid(u128::from(ctx.dice.roll()) << 64 | u128::from(ctx.dice.roll()));
             self.publisher = Some(Publisher::new(Arc::clone(&router), producer, ctx.dice.roll()));

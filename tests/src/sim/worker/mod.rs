@@ -14,15 +14,17 @@ use ringway_proto::batch::Batch;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
 use ringway_proto::frame::Kind;
+use ringway_proto::routing::moves::Fence;
 use ringway_proto::{
     Code, Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, Refusal, RightId, Sequence,
-    Time, Uuid, WorkerId, codec,
+    Session, Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
 use ringway_worker::logic::rounds::{Gathered, Part};
+use ringway_worker::logic::slots::{Routes, Verdict};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -71,6 +73,8 @@ pub(super) struct Live {
     pub(super) stops_until: u64,
     /// The newest stream of each right, and its open.
     newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
+    /// Every fence of the newest routing, for the bugs that ignore some.
+    fences: Vec<Fence>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -181,6 +185,7 @@ impl Worker {
             fetches: BTreeMap::new(),
             stops_until: 0,
             newest: BTreeMap::new(),
+            fences: Vec::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -262,6 +267,7 @@ impl Worker {
             count: header.count,
             largest_body_bytes: bodies.map(|m| m.body.len()).max().unwrap_or(0),
             batch_bytes: batch.bytes().len(),
+            routes: Routes::default(),
         };
         if live.forgetful {
             // A batch is known only as long as the process lives.
@@ -270,9 +276,23 @@ impl Worker {
             append.producer = Uuid(header.producer.0 ^ (life << 64) ^ ((sequence + 1) << 80));
             append.base_sequence = Sequence(0);
         }
+        if ctx.bug == Some(Bug::SessionsIgnored) {
+            append.session = Session(1);
+        }
         let queue = header.queue;
-        live.waiting.insert(append.token, Waiting { header, batch, to });
-        live.host.append(queue, append, out);
+        if ctx.bug == Some(Bug::SlotsBeforeDedup)
+            && let Some(hosted) = live.host.queue(queue)
+            && let routes = Routes::of(&batch)
+            && let Verdict::Elsewhere(_) = hosted.queue.slots.judge(queue, &routes, None)
+        {
+            let refusal = Refusal::new(Code::StaleRouting, "its slot has moved");
+            out.push(Action::Refuse { token: append.token, refusal });
+            live.waiting.insert(append.token, Waiting { header, batch, to });
+            return;
+        }
+        let waiting = Waiting { header, batch: Arc::clone(&batch), to };
+        live.waiting.insert(append.token, waiting);
+        live.host.append(queue, append, &batch, out);
     }
 
     fn open(

@@ -4,5 +4,6 @@
 mod handover;
 mod moves;
 mod registration;
+mod slots;
 mod walk;
 mod world;

@@ -122,6 +122,20 @@ impl FakeWorker {
                 self.raised.insert((raise.right, raise.epoch), raise.holder);
                 Some(FromWorker::RightRaised { right: raise.right, epoch: raise.epoch })
             }
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                let held = self.queues.get(&queue).filter(|held| held.epoch == epoch)?;
+                let (number, at) = (moved.number, held.end);
+                held.sealed.is_none().then_some(FromWorker::SlotsSealed {
+                    queue,
+                    epoch,
+                    number,
+                    at,
+                })
+            }
+            ToWorker::AwaitFence { subscription, fence, .. } => {
+                self.queues.get(&fence.queue)?;
+                Some(FromWorker::FencePassed { subscription, fence })
+            }
             ToWorker::RegisterRefused(refusal) => panic!("registration refused: {refusal}"),
             _ => None,
         }
