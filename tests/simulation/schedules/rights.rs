@@ -100,6 +100,31 @@ fn schedule_1c_a_return_on_an_older_stream() {
 }
 
 #[test]
+fn schedule_1c_an_open_that_is_not_newer() {
+    check(Repair::OpensAreNumbered, "redeliveries", |c| {
+        begin(c);
+        let queue = contested();
+        c.publish("w1", queue, 1, 1);
+        c.hold("a", "w1");
+        c.cut("a", "w1");
+        c.pass(WHILE);
+        let late = c.cut("a", "w1");
+        assert!(!late.is_empty(), "an open is on its way");
+        c.release("a", "w1");
+        c.pass(WHILE);
+        assert_eq!(c.take("a"), Some(0));
+        c.hold("w1", "a");
+        c.deliver(late);
+        // It listed nothing: what was sent for it comes when 0 is acked and that is confirmed.
+        let sent = c.intercept("w1", "a");
+        c.release("w1", "a");
+        c.ack("a", 0);
+        c.deliver(sent);
+        c.take("a");
+    });
+}
+
+#[test]
 fn schedule_1d_drained_before_the_acks_are_in() {
     check(Repair::DrainedAfterAcks, "redeliveries", |c| {
         begin(c);
