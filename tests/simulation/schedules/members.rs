@@ -60,9 +60,9 @@ impl Member {
             Mail::Deliver(stream, deliver) => (stream, &mut deliver.open),
             _ => return,
         };
-        if let Some(newest) = self.newest.get(&self.streams[stream].right) {
-            *open = self.streams[newest].open;
-        }
+        let right = self.streams[stream].right;
+        let newest = self.streams.values().rev().find(|stream| stream.right == right);
+        *open = newest.map_or(*open, |newest| newest.open);
     }
 }
 

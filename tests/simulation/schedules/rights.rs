@@ -104,7 +104,6 @@ fn schedule_1c_an_open_that_is_not_newer() {
     check(Repair::OpensAreNumbered, "redeliveries", |c| {
         begin(c);
         let queue = contested();
-        c.publish("w1", queue, 1, 1);
         c.hold("a", "w1");
         c.cut("a", "w1");
         c.pass(WHILE);
@@ -112,10 +111,11 @@ fn schedule_1c_an_open_that_is_not_newer() {
         assert!(!late.is_empty(), "an open is on its way");
         c.release("a", "w1");
         c.pass(WHILE);
+        c.publish("w1", queue, 1, 1);
         assert_eq!(c.take("a"), Some(0));
         c.hold("w1", "a");
         c.deliver(late);
-        // It listed nothing: what was sent for it comes when 0 is acked and that is confirmed.
+        // It listed nothing. What is sent for it comes when 0 is acked and that is confirmed.
         let sent = c.intercept("w1", "a");
         c.release("w1", "a");
         c.ack("a", 0);
