@@ -282,21 +282,29 @@ fn schedule_3_fences_bind_a_subscription_that_begins_later() {
     });
 }
 
+/// The answer to a message is lost, and it is sent again when its slot has moved.
+fn lose_an_answer(c: &mut Cluster) {
+    begin(c, &["w1"]);
+    c.hold("w1", "p");
+    c.offer("p", key([0, 1, 1]), 1, Small);
+    c.hold("p", "w1");
+    let lost = c.break_link("p", "w1");
+    assert_eq!(lost.len(), 1, "the answer is lost");
+    grow(c, 2);
+    c.pass(WHILE);
+    c.release("p", "w1");
+    c.release("w1", "p");
+    c.pass(WHILE);
+}
+
 #[test]
 fn schedule_3_a_repeat_is_answered_after_its_slot_has_moved() {
-    check(Repair::RepeatsComeFirst, "published_once", |c| {
-        begin(c, &["w1"]);
-        c.hold("w1", "p");
-        c.offer("p", key([0, 1, 1]), 1, Small);
-        c.hold("p", "w1");
-        let lost = c.break_link("p", "w1");
-        assert_eq!(lost.len(), 1, "the answer is lost");
-        grow(c, 2);
-        c.pass(WHILE);
-        c.release("p", "w1");
-        c.release("w1", "p");
-        c.pass(WHILE);
-    });
+    check(Repair::RepeatsComeFirst, "published_once", lose_an_answer);
+}
+
+#[test]
+fn schedule_3_a_batch_is_sent_again_only_to_its_queue() {
+    check(Repair::RetriesStay, "published_once", lose_an_answer);
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub enum Repair {
     FencesAreAChain,
     /// Fences bind subscriptions that begin later.
     FencesBindLaterSubscriptions,
+    /// A batch is sent again only to the queue that it was sent to first.
+    RetriesStay,
     /// A repeat is recognised before anything else.
     RepeatsComeFirst,
     /// A seal of slots is in the journal before it is reported.

@@ -43,12 +43,26 @@ pub struct Producer {
     links: BTreeSet<Name>,
     /// Workers that are down and that it wants to reach.
     wanted: BTreeSet<Name>,
-    tickets: BTreeMap<Ticket, Value>,
+    tickets: BTreeMap<Ticket, (Value, Item)>,
     /// For each queue the newest session, and what was sent in it and not answered.
     sent: BTreeMap<QueueId, (Session, BTreeSet<Sequence>)>,
 }
 
 impl Producer {
+    /// Without its repair: everything that is not answered goes where the newest table sends it.
+    fn begin_again(&mut self, router: Arc<Router>, actions: &mut Vec<Action>) {
+        let id = Uuid(u128::from(self.id) << 64 | u128::from(self.version.0));
+        let mut publisher = Publisher::new(router, id, 1);
+        for worker in &self.links {
+            publisher.connected(WorkerId::new(*worker).unwrap());
+        }
+        for (_, item) in self.tickets.values() {
+            publisher.publish(item.clone(), actions);
+        }
+        self.sent.clear();
+        self.publisher = Some(publisher);
+    }
+
     /// What an answer is taken for when a repair is out.
     fn misread(&mut self, answer: &mut AppendAnswer, old_counts: bool, acts_at_once: bool) {
         let Some((session, open)) = self.sent.get_mut(&answer.queue) else { return };
@@ -104,7 +118,7 @@ impl Cluster {
         let ticket = Ticket(u64::from(number));
         let deadline = now + Duration::from_secs(60);
         let item = Item { ticket, message, bytes: bytes as u32, deadline };
-        producer.tickets.insert(ticket, value);
+        producer.tickets.insert(ticket, (value, item.clone()));
         let mut actions = Vec::new();
         let publisher = producer.publisher.as_mut().unwrap();
         if forgets {
@@ -119,6 +133,7 @@ impl Cluster {
     /// The coordinator says something to a producer.
     pub fn producer_told(&mut self, name: Name, message: ToClient) {
         let ToClient::Routing(routing) = message else { return };
+        let wanders = self.is_out(Repair::RetriesStay);
         let producer = self.producer(name);
         if routing.version <= producer.version {
             return;
@@ -127,6 +142,7 @@ impl Cluster {
         let router = Arc::new(Router::new(routing).unwrap());
         let mut actions = Vec::new();
         match &mut producer.publisher {
+            Some(_) if wanders => producer.begin_again(router, &mut actions),
             Some(publisher) => publisher.routing(router, &mut actions),
             none => *none = Some(Publisher::new(router, Uuid(u128::from(producer.id) << 64), 1)),
         }
@@ -176,7 +192,7 @@ impl Cluster {
                 self.send(name, to, Mail::Append(append));
             }
             Action::Done { ticket, outcome } => {
-                let Some(value) = self.producer(name).tickets.remove(&ticket) else { return };
+                let Some((value, _)) = self.producer(name).tickets.remove(&ticket) else { return };
                 let told = match outcome {
                     Outcome::Stored { queue, offset } => Told::Stored(queue, offset),
                     Outcome::Refused(refusal) => Told::Failed(refusal.text),
@@ -268,7 +284,7 @@ impl Cluster {
             }
         }
         for name in self.producers.keys().copied().collect::<Vec<_>>() {
-            for (_, value) in std::mem::take(&mut self.producer(name).tickets) {
+            for (value, _) in std::mem::take(&mut self.producer(name).tickets).into_values() {
                 self.note(What::Published { value, told: Told::Unknown });
                 self.note(What::Unhealed(format!("{name} still waits for an answer: {value:?}")));
             }
