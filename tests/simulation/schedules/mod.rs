@@ -24,8 +24,10 @@ pub enum Repair {
     NewProcessIsNewHolder,
     /// A member repeats the acks that were not confirmed (1b).
     AcksAreRepeated,
-    /// Every open carries a number that grows; what belongs to an older one is ignored (1c).
+    /// Every open carries a number that grows; what is said on an older stream is ignored (1c).
     OpensAreNumbered,
+    /// A worker ignores an open that is not newer (1c).
+    OnlyNewerOpens,
     /// Drained is said only when all acks are confirmed (1d).
     DrainedAfterAcks,
     /// Only the member says that it drained (1e).

@@ -40,8 +40,10 @@ pub struct Worker {
     pending: Vec<Action>,
     slow: bool,
     streams: BTreeMap<StreamId, (Name, RightId, Epoch, Holder)>,
-    /// The stream that each right was opened on last, and under which number.
-    newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
+    /// The stream that each right was opened on last.
+    newest: BTreeMap<RightId, StreamId>,
+    /// The open of each stream, as its member numbered it and as the host was told.
+    numbers: BTreeMap<StreamId, (OpenNumber, OpenNumber)>,
     pub(super) waiting: BTreeMap<Token, Waiting>,
     pub(super) tokens: Token,
     /// The newest routing that it was told.
@@ -118,6 +120,7 @@ impl Cluster {
             slow: false,
             streams: BTreeMap::new(),
             newest: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             tokens: 0,
             router: None,
@@ -287,24 +290,24 @@ impl Cluster {
     pub fn open(&mut self, member: Name, name: Name, stream: StreamId, request: &OpenRight) {
         let now = self.now;
         let blind = self.is_out(Repair::NewProcessIsNewHolder);
-        let unnumbered = self.is_out(Repair::OpensAreNumbered);
+        let takes_older = self.is_out(Repair::OnlyNewerOpens);
         let worker = self.worker(name);
         let Some(host) = worker.host.as_mut() else { return };
         let mut asked = request.clone();
         if blind {
             asked.holder.incarnation = Incarnation(1);
         }
-        if unnumbered {
-            // Whatever comes is news.
+        if takes_older {
             worker.opens += 1;
             asked.open = OpenNumber(1_000_000 + worker.opens);
         }
+        worker.numbers.insert(stream, (request.open, asked.open));
         let OpenRight { right, epoch, holder, .. } = request.clone();
         worker.streams.insert(stream, (member, right, epoch, holder.clone()));
         let mut out = Vec::new();
         match host.open_right(now, stream, &asked, &mut out) {
             Ok(()) => {
-                worker.newest.insert(right, (stream, asked.open));
+                worker.newest.insert(right, stream);
                 let copy = host.queue(right.queue).map_or(Epoch(0), |h| h.queue.epoch());
                 if !request.acks.is_empty() {
                     self.note(What::Acked { right, epoch, holder: holder.clone() });
@@ -327,11 +330,14 @@ impl Cluster {
         if !worker.is_up() {
             return;
         }
-        if unnumbered && let Some((newest, open)) = worker.newest.get(&right) {
+        if unnumbered && let Some(newest) = worker.newest.get(&right) {
             stream = *newest;
-            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
-                r.open = *open;
-            }
+        }
+        let (own, asked) = worker.numbers[&stream];
+        if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame
+            && (unnumbered || r.open == own)
+        {
+            r.open = asked;
         }
         let mut out = Vec::new();
         let host = self.workers.get_mut(name).and_then(|w| w.host.as_mut()).unwrap();
@@ -390,11 +396,17 @@ impl Cluster {
         self.serve(name);
     }
 
-    fn write_to(&mut self, name: Name, stream: StreamId, mail: Mail) {
-        if let Some((member, ..)) = self.worker(name).streams.get(&stream) {
-            let member = *member;
-            self.send(name, member, mail);
+    fn write_to(&mut self, name: Name, stream: StreamId, mut mail: Mail) {
+        let worker = self.worker(name);
+        let Some((member, ..)) = worker.streams.get(&stream) else { return };
+        let (member, (own, _)) = (*member, worker.numbers[&stream]);
+        match &mut mail {
+            Mail::Opened(_, opened) => opened.open = own,
+            Mail::Deliver(_, deliver) => deliver.open = own,
+            Mail::Confirmed(_, confirmed) => confirmed.open = own,
+            _ => {}
         }
+        self.send(name, member, mail);
     }
 
     /// Everything that waits is written and synced, and what follows from it is said.
