@@ -119,8 +119,13 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let Refusal { code, text, hint } = refusal;
-        // An option is the caller's own; everything else was asked properly and refused.
-        let exit = if code == Code::InvalidOption { Exit::Usage } else { Exit::Failed };
+        let exit = match code {
+            // An option is the caller's own.
+            Code::InvalidOption => Exit::Usage,
+            Code::Untrusted => Exit::Unreachable,
+            // Everything else was asked properly and refused.
+            _ => Exit::Failed,
+        };
         Self { hint, exit, ..Self::new(code.name(), text).retryable(code.is_retryable()) }
     }
 }
@@ -193,5 +198,6 @@ mod tests {
         assert!(failure.retryable);
         assert_eq!(failure.exit, Exit::Failed);
         assert_eq!(Failure::from(Refusal::new(Code::InvalidOption, "x")).exit, Exit::Usage);
+        assert_eq!(Failure::from(Refusal::new(Code::Untrusted, "x")).exit, Exit::Unreachable);
     }
 }

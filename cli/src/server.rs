@@ -15,7 +15,7 @@ use ringway_proto::Refusal;
 use ringway_proto::net::NetError;
 use ringway_worker::{StartError as WorkerError, Worker};
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::cause;
 
 /// How often readiness is looked at.
@@ -33,12 +33,21 @@ pub fn coordinator_failed(e: &CoordinatorError) -> Failure {
 /// A failed start of a worker, as this command says it.
 #[must_use]
 pub fn worker_failed(e: &WorkerError) -> Failure {
-    let mut failure = Failure::from(e.refusal()).exit(crate::exit::Exit::Failed);
+    let mut failure = Failure::from(e.refusal()).exit(Exit::Failed);
     // The same word as of a coordinator: another process has the port, not the data.
     if matches!(e, WorkerError::Net(NetError::AddressInUse { .. })) {
         failure.code = "address-in-use".to_owned();
     }
     failure
+}
+
+/// Why a server that was running must leave, as this command says it. Its command line was good
+/// enough to start it, whatever a peer says of it.
+#[must_use]
+pub fn must_leave(reason: Refusal) -> Failure {
+    let failure = Failure::from(reason);
+    let exit = if failure.exit == Exit::Usage { Exit::Failed } else { failure.exit };
+    failure.exit(exit)
 }
 
 /// The directory of certificates: what was given, else `tls` beside the data.

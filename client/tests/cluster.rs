@@ -108,6 +108,7 @@ fn routing(worker: &str) -> Routing {
         }],
         bindings: Vec::new(),
         workers: vec![WorkerRoute { id: primary, address: worker.to_owned(), up: true }],
+        ..Routing::default()
     }
 }
 

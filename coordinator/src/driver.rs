@@ -244,8 +244,8 @@ fn act(running: &mut Running, action: Action) {
         Action::Route { workers, clients, routing } => {
             // Encoded once for all; the routing is the largest message there is.
             let whole = Routing::clone(&routing);
-            tell_all(running, &workers, &ToWorker::Routing(whole.clone()));
-            tell_all(running, &clients, &ToClient::Routing(whole));
+            tell_all(running, &clients, &ToClient::Routing(whole.for_clients()));
+            tell_all(running, &workers, &ToWorker::Routing(whole));
         }
         Action::Reply { reply, answer } => {
             if let Some(question) = running.questions.remove(&reply) {

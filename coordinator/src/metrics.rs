@@ -301,7 +301,13 @@ mod tests {
 
     #[test]
     fn every_metric_has_a_help_text_and_a_name_of_its_own() {
-        let setup = Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 0, seed: 1 };
+        let setup = Setup {
+            id: "c1".into(),
+            timing: Timing::default(),
+            epoch_ms: 0,
+            seed: 1,
+            ranges_per_queue: 64,
+        };
         let machine = Machine::new(setup, Vec::new(), Time(0)).unwrap();
         let mut metrics = Metrics::new(0).unwrap();
         metrics.show(&machine.snapshot(), &[(Role::Client, 3)]);

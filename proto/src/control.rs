@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::class::Filter;
 use crate::data::{OffsetRange, Window};
 use crate::ids::{
-    Attempt, Epoch, Holder, Incarnation, Lanes, MemberId, Offset, OpenNumber, QueueId, RightId,
-    RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
+    Attempt, Epoch, Holder, Incarnation, Lanes, MemberId, MoveNumber, Offset, OpenNumber, QueueId,
+    RightId, RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
 };
 use crate::refusal::Refusal;
 use crate::routing::Routing;
+use crate::routing::moves::{Fence, SlotMove};
 
 /// Whether a subscription keeps the order of each key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -208,6 +209,26 @@ pub enum FromWorker {
         /// The queue.
         queue: QueueId,
     },
+    /// The queue takes nothing more of what moves before the table is known that names this
+    /// offset, durably. Answers [`ToWorker::SealSlots`].
+    SlotsSealed {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch that it is open under.
+        epoch: Epoch,
+        /// The move.
+        number: MoveNumber,
+        /// The offset behind the last message of what moves.
+        at: Offset,
+    },
+    /// The subscription has acked everything below the end of a move at the queue, durably.
+    /// Answers [`ToWorker::AwaitFence`].
+    FencePassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The move, and the queue that gave.
+        fence: Fence,
+    },
     /// The right has this epoch, durably, and every older holder is fenced. Answers
     /// [`ToWorker::Raise`].
     RightRaised {
@@ -236,6 +257,9 @@ pub struct OpenQueue {
     pub subscriptions: Vec<SubscriptionSetup>,
     /// The epochs of their rights; the larger of this and the journal's holds.
     pub rights: Vec<RightEpoch>,
+    /// Every move that the queue was sealed for, with its end there.
+    #[serde(default)]
+    pub moves: Vec<SlotMove>,
 }
 
 /// The default of [`ToWorker::SealQueue`]'s `only_if_empty`: what older coordinators mean.
@@ -432,6 +456,35 @@ pub enum ToWorker {
     Split(SplitRight),
     /// Merge rights, durably and in one record. Answered by [`FromWorker::RightRaised`].
     Merge(MergeRights),
+    /// Take nothing more of what this move takes from the queue or gives it, until the table is
+    /// known that contains the move; say where what it takes ends.
+    SealSlots {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch that it is open under; ignored under another.
+        epoch: Epoch,
+        /// The move; its ends are not known yet.
+        moved: SlotMove,
+    },
+    /// Say when the subscription has acked everything below this offset of the fence's queue.
+    AwaitFence {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The move, and the queue that gave.
+        fence: Fence,
+        /// The end of what it gave.
+        at: Offset,
+    },
+    /// The subscription has passed these fences: what waits for them at the queue may be
+    /// delivered. Always all that it has passed.
+    FencesPassed {
+        /// The queue.
+        queue: QueueId,
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// All fences that it has passed.
+        passed: Vec<Fence>,
+    },
     /// The routing that holds now.
     Routing(Routing),
 }

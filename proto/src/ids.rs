@@ -137,6 +137,11 @@ macro_rules! number_type {
 }
 
 number_type!(
+    /// The number of a move of slots or classes between queues: given once by the coordinator, in
+    /// the order in which the moves take effect.
+    MoveNumber(u64)
+);
+number_type!(
     /// The number of a queue group, given once by the coordinator and never reused.
     GroupId(u32)
 );

@@ -1,5 +1,7 @@
 //! Every bound of the wire and of what users name, in one place.
 
+use std::time::Duration;
+
 /// The longest name of a group, subscription, worker or member, in characters.
 pub const MAX_NAME_LEN: usize = 120;
 /// The most tokens of a class or filter.
@@ -18,6 +20,12 @@ pub const MAX_HEADER_VALUE_BYTES: usize = 16 * 1024;
 pub const DEFAULT_MAX_BODY_BYTES: u32 = 1 << 20;
 /// The largest frame of any kind, in bytes, without its length prefix.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
+/// How long a frame may take from its first byte to its last, beside the time that its length
+/// needs at [`MIN_FRAME_RATE`]. Only time counts in which the receiver waits for it.
+pub const FRAME_PATIENCE: Duration = Duration::from_secs(10);
+/// The slowest rate at which a frame may arrive, in bytes per second: a slow link can carry the
+/// largest frame, and a sender that gives a byte a second holds nothing for long.
+pub const MIN_FRAME_RATE: u32 = 64 * 1024;
 /// The largest control frame (MessagePack), in bytes. A routing snapshot is the largest of them.
 pub const MAX_CONTROL_BYTES: usize = 4 << 20;
 /// The largest first frame of a connection, in bytes: it comes from someone not yet known.

@@ -68,6 +68,8 @@ codes! {
     Unauthorized = 10, "unauthorized", retryable: false;
     /// The caller may not do that.
     Forbidden = 11, "forbidden", retryable: false;
+    /// The server did not prove that it is of the same cluster. Said by who called it.
+    Untrusted = 12, "untrusted", retryable: false;
     /// There is no such group.
     UnknownGroup = 20, "unknown-group", retryable: false;
     /// There is no such subscription.

@@ -158,6 +158,85 @@ fn a_worker_that_lost_its_data_is_not_taken_for_the_old_one() {
     assert_eq!(caller.read_all("a.>", "reader").len(), 1);
 }
 
+/// A directory with certificates of a CA of its own.
+fn other_certificates(scratch: &Scratch) -> String {
+    let other = scratch.path("other").to_string_lossy().into_owned();
+    scratch.ringway(["tls", "init", &other]).ok();
+    other
+}
+
+#[test]
+fn a_worker_of_another_cluster_leaves_and_says_why() {
+    let scratch = Scratch::new(LIMIT);
+    let mut cluster = Cluster::prepare(&scratch, 2);
+    cluster.start_coordinator();
+    let coordinator = cluster.address(0);
+    let other = other_certificates(&scratch);
+    let worker = |index: usize, tls: &str, more: &[&str]| {
+        let (id, listen) = (format!("w{}", index + 1), cluster.address(index + 1));
+        let data = scratch.path(&id).to_string_lossy().into_owned();
+        let args = ["worker", "--id", &id, "--listen", &listen, "--http", &listen, "--data", &data];
+        let args = [&args[..], &["--coordinator", &coordinator, "--tls-dir", tls], more].concat();
+        scratch.ringway(args).named(&id)
+    };
+    // It does not trust the coordinator.
+    worker(0, &other, &[]).output().refused(
+        3,
+        "untrusted",
+        &[&coordinator, "this worker trusts CA", "--tls-dir"],
+    );
+    // The coordinator does not trust it.
+    let mixed = scratch.path("mixed");
+    std::fs::create_dir(&mixed).expect("a directory");
+    for (from, name) in
+        [(cluster.tls(), "ca.pem"), (other.as_ref(), "worker.pem"), (other.as_ref(), "worker.key")]
+    {
+        std::fs::copy(from.join(name), mixed.join(name)).expect("a copy of a certificate");
+    }
+    worker(0, &mixed.to_string_lossy(), &[]).output().refused(
+        1,
+        "unauthorized",
+        &[&coordinator, "worker's certificate"],
+    );
+    // Nobody is at the other address yet: the right coordinator may come there.
+    let nobody = format!("127.0.0.1:{}", free_ports(1));
+    let mut waiting = worker(1, &other, &["--coordinator", &nobody]).spawn();
+    waiting.wait_stderr(|line| line.contains("not registered: "));
+    assert!(waiting.is_running());
+    waiting.stop();
+    // With the right certificates the same directory is as good as new.
+    cluster.start_worker(0);
+    cluster.wait_workers(1);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_worker_waits_for_its_coordinator_whoever_else_is_at_the_address() {
+    let scratch = Scratch::new(LIMIT);
+    let mut cluster = Cluster::prepare(&scratch, 1);
+    cluster.start_worker(0);
+    cluster.worker(0).wait_stderr(|line| line.contains("not registered: no coordinator answered"));
+    cluster.start_coordinator();
+    cluster.wait_workers(1);
+    let caller = cluster.caller();
+    caller.wait_serving();
+    caller.publish("a.b", "kept");
+    // Another cluster's coordinator takes the address, and goes again.
+    cluster.kill_coordinator();
+    let (listen, other) = (cluster.address(0), other_certificates(&scratch));
+    let data = scratch.path("impostor").to_string_lossy().into_owned();
+    let args = ["coordinator", "--listen", &listen, "--http", &listen, "--data", &data];
+    let mut impostor = scratch.ringway([&args[..], &["--tls-dir", &other]].concat()).spawn();
+    impostor.wait_stdout(|line| line.starts_with("ready coordinator"));
+    cluster.worker(0).wait_stderr(|line| line.contains("presents a certificate of CA"));
+    assert!(cluster.worker(0).is_running(), "a worker that serves goes on");
+    impostor.stop();
+    cluster.start_coordinator();
+    cluster.wait_workers(1);
+    assert_eq!(caller.read_all("a.>", "reader").len(), 1);
+    cluster.stop_all();
+}
+
 /// How a peer that is no Ringway behaves once its handshake is through.
 #[derive(Clone, Copy, Debug)]
 enum Peer {

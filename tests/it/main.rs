@@ -7,6 +7,7 @@ mod docs;
 mod faults;
 mod fences;
 mod flights;
+mod grow;
 mod harness;
 mod metrics;
 mod more_members;

@@ -156,8 +156,9 @@ impl Worker {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Waits until the worker cannot go on: its journal failed, its registration was refused, or
-    /// another process took its place. The process leaves with this reason. Cancel-safe.
+    /// Waits until the worker cannot go on: its journal failed, its registration was refused, no
+    /// coordinator that answers is of its cluster and none ever was, or another process took its
+    /// place. The process leaves with this reason. Cancel-safe.
     pub async fn failed(&self) -> Refusal {
         let mut failed = self.failed.clone();
         let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());

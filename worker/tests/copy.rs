@@ -58,6 +58,7 @@ fn open_queue(epoch: u64) -> ToWorker {
             start: Start::Start,
         }],
         rights: vec![RightEpoch { right: right(), epoch: Epoch(1), holder: Some(holder()) }],
+        moves: vec![],
     })
 }
 

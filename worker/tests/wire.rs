@@ -71,6 +71,7 @@ fn open_queue() -> ToWorker {
         max_body_bytes: 1000,
         subscriptions: vec![setup(1, ">"), setup(2, "a.even")],
         rights: rights.into(),
+        moves: vec![],
     })
 }
 

@@ -24,8 +24,8 @@ use crate::exit::{Exit, Failure};
 use crate::http::Http;
 use crate::output::{cause, counted};
 use crate::server::{
-    LOOK, NOTICE, coordinator_failed, data_dir, first_failure, mirror, reached_at, shell_quote,
-    worker_failed,
+    LOOK, NOTICE, coordinator_failed, data_dir, first_failure, mirror, must_leave, reached_at,
+    shell_quote, worker_failed,
 };
 use crate::signals::Stop;
 
@@ -115,7 +115,7 @@ async fn serve(
     let parts = &*parts;
     tokio::select! {
         () = stop.asked() => return Ok(()),
-        reason = parts.failed() => return Err(Failure::from(reason).exit(Exit::Failed)),
+        reason = parts.failed() => return Err(must_leave(reason)),
         () = wait_ready(parts) => {}
     }
     ready.store(true, Relaxed);
@@ -123,7 +123,7 @@ async fn serve(
     announce(context, &url.to_string(), metrics, is_home)?;
     tokio::select! {
         () = stop.asked() => Ok(()),
-        reason = parts.failed() => Err(Failure::from(reason).exit(Exit::Failed)),
+        reason = parts.failed() => Err(must_leave(reason)),
         never = mirror(&ready, || parts.is_ready()) => match never {},
     }
 }

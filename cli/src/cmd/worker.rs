@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::args::WorkerArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::http::Http;
-use crate::server::{LOOK, NOTICE, data_dir, first_failure, tls_dir, worker_failed};
+use crate::server::{LOOK, NOTICE, data_dir, first_failure, must_leave, tls_dir, worker_failed};
 use crate::signals::Stop;
 
-/// Runs until a signal comes, the journal fails, or the coordinator sends it away.
+/// Runs until a signal comes, the journal fails, the coordinator sends it away, or it turns out to
+/// be of another cluster than every coordinator that it was given.
 ///
 /// # Errors
 /// When it cannot start, or has to leave.
@@ -49,7 +50,7 @@ pub async fn run(args: WorkerArgs, context: &Context) -> Result<(), Failure> {
     worker.shutdown().await;
     match reason {
         None => Ok(()),
-        Some(refusal) => Err(Failure::from(refusal).exit(Exit::Failed)),
+        Some(reason) => Err(must_leave(reason)),
     }
 }
 

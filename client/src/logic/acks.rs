@@ -14,7 +14,7 @@ use super::report::Frame;
 /// Ack frames that may be unconfirmed before further acks are gathered.
 const FRAMES: usize = 4;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sent {
     number: u64,
     ranges: Vec<OffsetRange>,
@@ -22,7 +22,7 @@ struct Sent {
 }
 
 /// Acks that are not confirmed yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Acks {
     unsent: BTreeSet<Offset>,
     /// Who waits for the confirmation of what is unsent.

@@ -19,7 +19,7 @@ pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
 /// How long a message in hand is extended at most.
 pub const HANDLING_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum State {
     /// Not yet in the application's hands.
     Unread(Box<Message>),
@@ -28,7 +28,7 @@ enum State {
     Awaited,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     key: Option<Bytes>,
     lane: u16,
@@ -38,14 +38,14 @@ struct Held {
 }
 
 /// The messages of one key, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct KeyLine {
     offsets: BTreeSet<Offset>,
     /// The one that is ready or in hand.
     front: Option<Offset>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct InHand {
     serial: u64,
     since: Time,
@@ -53,7 +53,7 @@ struct InHand {
 }
 
 /// What is held of one right.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Holding {
     order: Order,
     held: BTreeMap<Offset, Held>,

@@ -13,8 +13,8 @@ use ringway_proto::hash::slot_of;
 use ringway_proto::limits::{BATCH_TARGET_BYTES, MAX_IN_FLIGHT_BATCHES};
 use ringway_proto::message::Message;
 use ringway_proto::{
-    Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session, Slot,
-    Time, WallTime, WorkerId,
+    Class, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session,
+    Slot, Time, WallTime, WorkerId,
 };
 
 /// Names one publish between the SDK's handles and its thread.
@@ -553,24 +553,37 @@ impl Lane {
         }
     }
 
-    /// Frees unanswered messages after a definite refusal, and those never sent: those whose slot
-    /// does not stay here come back in order, the others begin again at the refused sequence.
-    pub fn free_moved(&mut self, stays: impl Fn(Slot) -> bool, out: &mut Out) -> Vec<Item> {
+    /// Class and slot of the messages that were sent and are not answered.
+    pub fn unanswered(&self) -> impl Iterator<Item = (Class, Slot)> + '_ {
+        self.flight.iter().flat_map(|flight| {
+            // A batch of our own always parses.
+            let batch = Batch::parse(flight.batch.clone()).ok();
+            let waiting = flight.waiting.iter().enumerate();
+            waiting.filter_map(move |(i, w)| {
+                let class = batch.as_ref()?.message(i).ok()?.class;
+                Some((class, w.slot?))
+            })
+        })
+    }
+
+    /// Frees unanswered messages after a definite refusal, and those never sent: those that do
+    /// not stay here come back in order, the others begin again at the refused sequence.
+    pub fn free_moved(&mut self, stays: impl Fn(&Item) -> bool, out: &mut Out) -> Vec<Item> {
         self.stale = None;
         self.new_session();
         let items = self.take_all(out);
-        let (stay, go) = items.into_iter().partition(|i: &Item| i.slot().is_none_or(&stays));
+        let (stay, go) = items.into_iter().partition(stays);
         for item in stay {
             self.push(item);
         }
         go
     }
 
-    /// Takes back messages that were never sent and whose slot does not stay here.
-    pub fn free_pending(&mut self, stays: impl Fn(Slot) -> bool) -> Vec<Item> {
+    /// Takes back messages that were never sent and that do not stay here.
+    pub fn free_pending(&mut self, stays: impl Fn(&Item) -> bool) -> Vec<Item> {
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let (stay, go) = pending.into_iter().partition(|i: &Item| i.slot().is_none_or(&stays));
+        let (stay, go): (Vec<Item>, Vec<Item>) = pending.into_iter().partition(stays);
         for item in stay {
             self.push(item);
         }

@@ -9,8 +9,8 @@ use ringway_proto::routing::{
     Binding, GroupRoute, QueueRoute, Router, Routing, SlotRange, WorkerRoute,
 };
 use ringway_proto::{
-    Class, Code, Epoch, Filter, GroupId, GroupName, Offset, QueueId, Refusal, RoutingVersion,
-    Sequence, Session, Slot, Time, Uuid, WallTime, WorkerId,
+    Class, Code, Epoch, Filter, GroupId, GroupName, MoveNumber, Offset, QueueId, Refusal,
+    RoutingVersion, Sequence, Session, Slot, Time, Uuid, WallTime, WorkerId,
 };
 
 use super::lane::{Action, Item, Outcome, Ticket};
@@ -45,6 +45,7 @@ fn routing(version: u64, all_slots_at: u32) -> Routing {
         workers: ["w1", "w2"]
             .map(|w| WorkerRoute { id: worker(w), address: format!("{w}:1"), up: true })
             .to_vec(),
+        ..Routing::default()
     }
 }
 
@@ -217,6 +218,25 @@ fn schedule_3a_the_next_message_waits_while_its_slot_is_unanswered_elsewhere() {
     assert!(at == [(1, b"12".to_vec())] || at == [(1, b"1".to_vec())], "{at:?}");
     w.answer(&moved[0], Ok(0), 2);
     assert_eq!(w.stored()[0], (1, 0));
+}
+
+/// The same across groups: a new binding sends the class elsewhere.
+#[test]
+fn schedule_3a_the_next_message_waits_while_its_class_is_unanswered_at_another_group() {
+    let mut w = World::new();
+    w.publish("1");
+    let first = w.sent_one();
+    let mut bound = routing(2, 0);
+    bound.groups.push(group(2, "other", 0));
+    bound.bindings = vec![Binding { filter: Filter::new("a.>").unwrap(), group: GroupId(2) }];
+    bound.moved = MoveNumber(1);
+    w.routing(bound);
+    w.publish("2");
+    assert_eq!(w.sent(), [], "the second message overtook the first");
+    w.answer(&first, Err(Code::StaleRouting), 2);
+    let moved = w.sent();
+    let at: Vec<_> = moved.iter().map(|a| (a.queue.group.0, shape(a).2)).collect();
+    assert!(at == [(2, b"12".to_vec())] || at == [(2, b"1".to_vec())], "{at:?}");
 }
 
 #[test]

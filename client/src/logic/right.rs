@@ -64,7 +64,7 @@ enum Stream {
     Open,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Drain {
     /// The coordinator asked for it and waits for the report.
     revoked: bool,
@@ -75,7 +75,7 @@ struct Drain {
 }
 
 /// Lanes that are being given up while the others go on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Narrowing {
     /// What stays.
     to: Lanes,
@@ -86,7 +86,7 @@ struct Narrowing {
 }
 
 /// One right under one epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Right {
     id: RightId,
     epoch: Epoch,

@@ -57,7 +57,7 @@ struct Past {
 }
 
 /// A member's seat.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Seat {
     join: Join,
     phase: Phase,

@@ -3,6 +3,8 @@
 //! does not know which of the groups are still there.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
 use ringway_proto::class::Filter;
 use ringway_proto::limits::DEFAULT_MAX_BODY_BYTES;
@@ -12,12 +14,20 @@ use ringway_proto::{Code, Epoch, GroupId, GroupName, Refusal, RoutingVersion, Uu
 use super::rows::{BindingRow, Key, PastRing};
 
 /// Every routing that held once, as far as it decides about groups.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct History {
     bindings: BTreeSet<BindingRow>,
     rings: Vec<PastRing>,
     /// `rings`, compiled: which ring group a family went to.
-    routers: Vec<Router>,
+    routers: Vec<Arc<Router>>,
+}
+
+impl fmt::Debug for History {
+    /// Without the compiled form, which says nothing more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bindings, rings, routers: _ } = self;
+        f.debug_struct("History").field("bindings", bindings).field("rings", rings).finish()
+    }
 }
 
 impl History {
@@ -32,7 +42,7 @@ impl History {
     /// [`Code::Damaged`] for one that cannot be.
     pub fn restore_ring(&mut self, ring: PastRing) -> Result<(), Refusal> {
         let router = compile(&ring).map_err(|e| Refusal::new(Code::Damaged, e.text))?;
-        self.routers.push(router);
+        self.routers.push(Arc::new(router));
         self.rings.push(ring);
         Ok(())
     }
@@ -69,7 +79,7 @@ impl History {
         }
         let number = self.rings.iter().map(|past| past.number + 1).max().unwrap_or(0);
         let ring = PastRing { number, groups };
-        self.routers.push(compile(&ring)?);
+        self.routers.push(Arc::new(compile(&ring)?));
         self.rings.push(ring);
         dirty.insert(Key::PastRing(number));
         Ok(())
@@ -106,5 +116,5 @@ fn compile(ring: &PastRing) -> Result<Router, Refusal> {
     };
     let groups = ring.groups.iter().map(route).collect::<Result<_, Refusal>>()?;
     let version = RoutingVersion(0);
-    Router::new(Routing { version, groups, bindings: Vec::new(), workers: Vec::new() })
+    Router::new(Routing { version, groups, ..Routing::default() })
 }

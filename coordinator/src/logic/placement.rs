@@ -32,6 +32,8 @@ pub struct Queue {
     pub moving_since: Option<Time>,
     /// Since when the old primary is to be sealed.
     pub sealing_since: Option<Time>,
+    /// When the old primary last said that it cannot be sealed yet.
+    pub declined_at: Option<Time>,
     /// Who led it before, while its new primary has not opened it.
     pub came_from: Option<WorkerId>,
 }
@@ -111,6 +113,7 @@ impl Queue {
             sealed: None,
             moving_since: None,
             sealing_since: None,
+            declined_at: None,
             came_from: None,
         }
     }
@@ -195,6 +198,20 @@ impl Queue {
         self.sealed = None;
         self.moving_since = None;
         self.sealing_since = None;
+        self.declined_at = None;
+    }
+
+    /// The old primary cannot seal the queue for this attempt yet: more is known of it than goes
+    /// over at once. The copy goes on, and it is asked again later. Returns whether that changed
+    /// the step.
+    pub fn declined(&mut self, now: Time, worker: &WorkerId, attempt: Attempt) -> bool {
+        let asked = self.step() == Some(MoveStep::Sealing) && self.sealed.is_none();
+        if !asked || !self.is_led_by(worker) || !self.stands(attempt) {
+            return false;
+        }
+        self.set_step(now, MoveStep::Copying);
+        self.declined_at = Some(now);
+        true
     }
 
     /// The newest attempt that a worker may be sealed or copying for and that no longer stands.

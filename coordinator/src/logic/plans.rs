@@ -298,7 +298,7 @@ impl Names {
 }
 
 /// The plans that are kept, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PlanLog {
     plans: VecDeque<Arc<PlanRow>>,
     bytes: usize,

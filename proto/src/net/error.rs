@@ -296,13 +296,20 @@ impl DialError {
         matches!(self, Self::Resolve { .. } | Self::Unreachable { .. } | Self::Refused { .. })
     }
 
+    /// Whether somebody answered and one side did not trust the other, which does not pass as long
+    /// as both keep their certificates.
+    #[must_use]
+    pub fn is_distrust(&self) -> bool {
+        matches!(self, Self::Untrusted { .. } | Self::Unauthorized(_))
+    }
+
     /// The error as a refusal.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Resolve { .. } => Code::InvalidOption,
             Self::Unreachable { .. } => Code::Unavailable,
-            Self::Untrusted { .. } => Code::Unauthorized,
+            Self::Untrusted { .. } => Code::Untrusted,
             Self::Unauthorized(refusal) => return refusal.clone(),
             Self::Version { .. } => Code::Unsupported,
             Self::Refused { refusal, .. } => refusal.code,

@@ -1,6 +1,7 @@
 //! Frames on a stream. It owns the cutting of bytes into frames and back, and promises that a
-//! dropped `read` or `write` neither loses nor tears a frame, and that no length is believed
-//! before it is checked. What is in a frame it does not know.
+//! dropped `read` or `write` neither loses nor tears a frame, that no length is believed before it
+//! is checked, and that a frame that was begun is soon whole or given up. What is in a frame it
+//! does not know.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use quinn::{RecvStream, SendStream, VarInt};
 use serde::Serialize;
 
 use super::error::NetError;
+use super::patience::Patience;
 use crate::codec;
 use crate::frame::{self, Kind, PREFIX_LEN};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, grouped, spoken};
 
 /// Chunks taken from the stream at once: one lock for all of them.
 const CHUNKS_PER_READ: usize = 16;
@@ -82,41 +84,83 @@ impl Assembler {
     fn is_between_frames(&self) -> bool {
         self.chunks.is_empty() && self.prefix_filled == 0 && self.body.is_none()
     }
+
+    /// How many bytes the frame under way has, its prefix included, as far as is known, and how
+    /// many of them are here; none between two frames.
+    fn under_way(&self) -> Option<(usize, usize)> {
+        match &self.body {
+            Some((_, len, body)) => Some((PREFIX_LEN + len, PREFIX_LEN + body.len())),
+            None if self.prefix_filled > 0 => Some((PREFIX_LEN, self.prefix_filled)),
+            None => None,
+        }
+    }
 }
 
 /// Reads frames from one direction of a stream.
 pub struct FrameReader {
     stream: RecvStream,
     assembler: Assembler,
+    patience: Patience,
     /// A frame could not be read: what follows it cannot be told apart any more.
     broken: Option<Refusal>,
 }
 
 impl FrameReader {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, assembler: Assembler::default(), broken: None }
+        Self {
+            stream,
+            assembler: Assembler::default(),
+            patience: Patience::default(),
+            broken: None,
+        }
     }
 
-    /// The next frame; none where the stream ended between two frames.
+    /// The same with other patience, for tests that cannot wait so long.
+    #[cfg(test)]
+    pub(super) fn with_patience(mut self, base: Duration) -> Self {
+        self.patience = Patience::new(base);
+        self
+    }
+
+    /// The next frame; none where the stream ended between two frames. Between two frames it waits
+    /// without limit; within one as long as [`FRAME_PATIENCE`] and [`MIN_FRAME_RATE`] say, over
+    /// all calls together. Time in which nobody reads does not count.
+    ///
+    /// [`FRAME_PATIENCE`]: crate::limits::FRAME_PATIENCE
+    /// [`MIN_FRAME_RATE`]: crate::limits::MIN_FRAME_RATE
     ///
     /// # Cancellation
     /// Safe: what has arrived stays in the reader.
     ///
     /// # Errors
-    /// [`NetError::Protocol`] for a frame that is too large, unknown or cut off, and from then on
-    /// at every call; else that of the stream or connection.
+    /// [`NetError::Protocol`] for a frame that is too large, unknown, too slow or cut off, and from
+    /// then on at every call; else that of the stream or connection.
     pub async fn read(&mut self) -> Result<Option<(Kind, Bytes)>, NetError> {
         if let Some(refusal) = &self.broken {
             return Err(NetError::Protocol(refusal.clone()));
         }
         loop {
             match self.assembler.next() {
-                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(Some(frame)) => {
+                    self.patience.renew();
+                    return Ok(Some(frame));
+                }
                 Ok(None) => {}
                 Err(refusal) => return Err(self.give_up(refusal)),
             }
             let mut chunks: [Bytes; CHUNKS_PER_READ] = Default::default();
-            match self.stream.read_chunks(&mut chunks).await? {
+            let arriving = self.stream.read_chunks(&mut chunks);
+            let arrived = match self.assembler.under_way() {
+                None => arriving.await?,
+                Some((len, here)) => match self.patience.wait(len, arriving).await {
+                    Some(arrived) => arrived?,
+                    None => {
+                        let slow = too_slow(len, here, self.patience.with(len));
+                        return Err(self.give_up(slow));
+                    }
+                },
+            };
+            match arrived {
                 Some(n) => chunks.into_iter().take(n).for_each(|chunk| self.assembler.push(chunk)),
                 None if self.assembler.is_between_frames() => return Ok(None),
                 None => {
@@ -161,6 +205,21 @@ impl FrameReader {
         self.broken = Some(refusal.clone());
         NetError::Protocol(refusal)
     }
+}
+
+/// The refusal of a frame that did not come to its end.
+fn too_slow(len: usize, here: usize, waited: Duration) -> Refusal {
+    // The length is in the prefix.
+    let least = if len == PREFIX_LEN { "at least " } else { "" };
+    Refusal::new(
+        Code::Protocol,
+        format!(
+            "a frame stopped at {} of {least}{} bytes, after {} of waiting for it",
+            grouped(here as u64),
+            grouped(len as u64),
+            spoken(waited)
+        ),
+    )
 }
 
 /// Writes frames to one direction of a stream. Dropping it finishes the stream; where half a

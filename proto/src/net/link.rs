@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ConstantBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -21,6 +21,11 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// Jitter adds up to as much again, which makes a second.
 const LAST_DELAY: Duration = Duration::from_millis(500);
+/// Between the first attempts after the loss of a connection, jitter adding up to as much again:
+/// a server that is restarted is back soon, and nobody should wait for the next step of a back-off.
+const RESTART_DELAY: Duration = Duration::from_millis(25);
+/// How many such attempts there are: about two seconds of them.
+const RESTART_ATTEMPTS: usize = 50;
 /// A connection that lasted this long was a success: the next loss is dialled at once. One that
 /// did not, such as to a server that lets in and throws out, counts as a failed attempt.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -29,6 +34,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub struct Link {
     peer: watch::Receiver<Option<Peer>>,
     last_error: Arc<Mutex<Option<DialError>>>,
+    shut_out: watch::Receiver<Option<DialError>>,
     task: AbortHandle,
 }
 
@@ -39,9 +45,18 @@ impl Link {
     pub fn spawn(dialer: Dialer, addresses: watch::Receiver<Vec<String>>, expect: Role) -> Self {
         let (out, peer) = watch::channel(None);
         let last_error = Arc::new(Mutex::new(None));
-        let keeper = Keeper { dialer, addresses, expect, out, last_error: Arc::clone(&last_error) };
+        let (verdict, shut_out) = watch::channel(None);
+        let keeper = Keeper {
+            dialer,
+            addresses,
+            expect,
+            out,
+            last_error: Arc::clone(&last_error),
+            verdict,
+            was_connected: false,
+        };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { peer, last_error, task }
+        Self { peer, last_error, shut_out, task }
     }
 
     /// The same with a list that does not change.
@@ -76,6 +91,22 @@ impl Link {
     pub fn last_error(&self) -> Option<DialError> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Waits until it is settled that this process, as it is set up, gets in nowhere: in one round
+    /// somebody answered at every address, and on each the one side did not trust the other
+    /// ([`DialError::is_distrust`]). As long as anyone may still turn up at an address, and once
+    /// this link had a connection, it waits for ever.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn shut_out(&self) -> DialError {
+        let mut verdict = self.shut_out.clone();
+        match verdict.wait_for(Option::is_some).await.map(|verdict| verdict.clone()) {
+            Ok(Some(e)) => e,
+            // The link's task has ended, which `connected` tells.
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Link {
@@ -93,20 +124,25 @@ struct Keeper {
     expect: Role,
     out: watch::Sender<Option<Peer>>,
     last_error: Arc<Mutex<Option<DialError>>>,
+    /// What [`Link::shut_out`] waits for.
+    verdict: watch::Sender<Option<DialError>>,
+    was_connected: bool,
 }
 
 impl Keeper {
     async fn run(mut self) {
-        let mut delays = delays();
+        let mut delays: Delays = Box::new(delays());
         loop {
             let (address, peer) = self.connect(&mut delays).await;
             let since = Instant::now();
+            self.was_connected = true;
             self.set_error(None);
+            self.verdict.send_replace(None);
             self.out.send_replace(Some(peer.clone()));
             self.watch_over(&address, &peer).await;
             self.out.send_replace(None);
             if since.elapsed() >= SETTLED {
-                delays = self::delays();
+                delays = delays_after_loss();
             } else {
                 self.pause(&mut delays).await;
             }
@@ -114,8 +150,11 @@ impl Keeper {
     }
 
     /// Goes round the addresses until one answers.
-    async fn connect(&mut self, delays: &mut impl Iterator<Item = Duration>) -> (String, Peer) {
+    async fn connect(&mut self, delays: &mut Delays) -> (String, Peer) {
         loop {
+            if self.addresses.has_changed().is_ok_and(|changed| changed) {
+                self.verdict.send_replace(None);
+            }
             let addresses = self.addresses.borrow_and_update().clone();
             tokio::select! {
                 found = self.round(&addresses) => {
@@ -135,17 +174,25 @@ impl Keeper {
 
     /// One attempt at each address in turn.
     async fn round(&self, addresses: &[String]) -> Option<(String, Peer)> {
+        let mut distrusted = None;
+        let mut everywhere = true;
         for address in addresses {
             match self.dialer.dial(address, self.expect, ATTEMPT).await {
                 Ok(peer) => return Some((address.clone(), peer)),
-                Err(e) => self.set_error(Some(e)),
+                Err(e) => {
+                    everywhere &= e.is_distrust();
+                    distrusted = Some(e.clone());
+                    self.set_error(Some(e));
+                }
             }
         }
+        let settled = everywhere && !self.was_connected;
+        self.verdict.send_replace(distrusted.filter(|_| settled));
         None
     }
 
     /// Waits before the next round, unless the list changes.
-    async fn pause(&self, delays: &mut impl Iterator<Item = Duration>) {
+    async fn pause(&self, delays: &mut Delays) {
         tokio::select! {
             () = tokio::time::sleep(delays.next().unwrap_or(LAST_DELAY)) => {}
             () = changed(self.addresses.clone()) => {}
@@ -169,6 +216,18 @@ impl Keeper {
     fn set_error(&self, e: Option<DialError>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = e;
     }
+}
+
+type Delays = Box<dyn Iterator<Item = Duration> + Send>;
+
+/// A server that was there a moment ago is expected back soon.
+fn delays_after_loss() -> Delays {
+    let soon = ConstantBuilder::new()
+        .with_delay(RESTART_DELAY)
+        .with_max_times(RESTART_ATTEMPTS)
+        .with_jitter()
+        .build();
+    Box::new(soon.chain(delays()))
 }
 
 fn delays() -> impl Iterator<Item = Duration> {

@@ -13,6 +13,7 @@ mod frames;
 mod hello;
 mod link;
 mod listen;
+mod patience;
 mod peer;
 #[cfg(test)]
 mod tests;

@@ -337,6 +337,84 @@ async fn a_dropped_read_or_write_tears_nothing() {
     tokio::join!(rest, read);
 }
 
+/// A stream on which the first bytes of a frame have arrived at a reader with `patience`, and
+/// what of it is still to come; and all that has to stay alive.
+async fn begun(
+    patience: Duration,
+    first: usize,
+) -> (FrameWriter, FrameReader, Vec<u8>, impl Sized + use<>) {
+    let certificates = Certificates::new();
+    let (listener, addr) = certificates.worker();
+    let (here, there) = pair(&certificates.client(), &listener, &addr).await;
+    let (mut writer, unused) = here.open().await.unwrap();
+    let mut frame = frame::prefix(Kind::Control, 3000).to_vec();
+    frame.resize(frame.len() + 3000, 7);
+    let rest = frame.split_off(first);
+    writer.raw().write_all(&frame).await.unwrap();
+    let (also_unused, reader) = there.accept().await.unwrap();
+    let reader = reader.with_patience(patience);
+    (writer, reader, rest, (certificates, listener, here, there, unused, also_unused))
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_inside_a_frame_is_given_up() {
+    for (first, said) in [(3, "3 of at least 5 bytes"), (1505, "1,505 of 3,005 bytes")] {
+        let (mut writer, mut reader, _, _alive) = begun(Duration::from_millis(100), first).await;
+        for _ in 0..2 {
+            let read = timeout(PATIENCE, reader.read()).await.unwrap();
+            let Err(NetError::Protocol(refusal)) = read else { panic!("{read:?}") };
+            assert_eq!(refusal.code, Code::Protocol);
+            assert!(refusal.text.contains(said) && refusal.text.contains(" ms"), "{refusal}");
+        }
+        let told = timeout(PATIENCE, writer.raw().stopped()).await.unwrap();
+        assert!(told.unwrap().is_some(), "the sender is told");
+    }
+}
+
+#[tokio::test]
+async fn neither_a_trickle_nor_dropped_reads_buy_a_peer_more_time() {
+    let (mut writer, mut reader, rest, _alive) = begun(Duration::from_millis(200), 1).await;
+    // No wait for a byte and no read is nearly as long as the patience.
+    let trickle = async {
+        for byte in rest {
+            if writer.raw().write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let reads = async {
+        loop {
+            if let Ok(read) = timeout(Duration::from_millis(7), reader.read()).await {
+                break read;
+            }
+        }
+    };
+    let both = async { tokio::join!(trickle, reads) };
+    // All of it would take half a minute.
+    let ((), read) = timeout(PATIENCE, both).await.unwrap();
+    assert!(matches!(read, Err(NetError::Protocol(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_peer_is_not_blamed_while_nobody_reads() {
+    let patience = Duration::from_secs(2);
+    let (mut writer, mut reader, rest, _alive) = begun(patience, 1000).await;
+    for unread in [patience, Duration::ZERO] {
+        let half = timeout(Duration::from_millis(10), reader.read()).await;
+        assert!(half.is_err(), "half of it has arrived: {half:?}");
+        tokio::time::sleep(unread).await;
+    }
+    writer.raw().write_all(&rest).await.unwrap();
+    let read = timeout(PATIENCE, reader.read()).await.unwrap();
+    assert_eq!(read.unwrap(), Some((Kind::Control, vec![7; 3000].into())));
+    let mut reader = reader.with_patience(Duration::from_millis(20));
+    let idle = timeout(Duration::from_millis(100), reader.read()).await;
+    assert!(idle.is_err(), "between frames a peer may be silent: {idle:?}");
+    writer.write(Kind::Control, &[Bytes::from_static(b"x")]).await.unwrap();
+    assert!(timeout(PATIENCE, reader.read()).await.unwrap().unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_writer_dropped_inside_a_frame_resets_the_stream() {
     let certificates = Certificates::new();
@@ -508,6 +586,48 @@ async fn a_link_finds_the_address_that_answers_and_comes_back() {
     assert!(timeout(PATIENCE, moved).await.is_ok());
     assert!(found.is_closed());
     drop((second, other));
+}
+
+/// Whether the link says within a moment that it is shut out, and by which error.
+async fn shut_out(link: &Link) -> Option<DialError> {
+    timeout(Duration::from_millis(200), link.shut_out()).await.ok()
+}
+
+#[tokio::test]
+async fn a_link_is_shut_out_where_nobody_is_trusted_and_nobody_is_awaited() {
+    let (ours, theirs) = (Certificates::new(), Certificates::new());
+    let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (_listener, strange) = theirs.worker();
+    let (_keep, home) = ours.worker();
+    let forged = ours.dialer(UrlAuth::Files {
+        ca: ours.path().join("ca.pem"),
+        cert: theirs.path().join("client.pem"),
+        key: theirs.path().join("client.key"),
+    });
+    let to = |dialer: &Dialer, addresses: &[&String]| {
+        let addresses = addresses.iter().map(|&address| address.clone()).collect();
+        Link::to(dialer.clone(), addresses, Role::Worker)
+    };
+    // We trust nobody who answers; those who answer do not trust us.
+    let e = timeout(PATIENCE, to(&ours.client(), &[&strange, &strange]).shut_out()).await.unwrap();
+    assert_eq!(e.code(), "untrusted");
+    assert_eq!(e.refusal().code, Code::Untrusted);
+    let e = timeout(PATIENCE, to(&forged, &[&home]).shut_out()).await.unwrap();
+    assert_eq!(e.code(), "unauthorized");
+    // The right one may still come to the address where nobody is.
+    for addresses in [[&strange, &dead], [&dead, &strange]] {
+        assert_eq!(shut_out(&to(&ours.client(), &addresses)).await, None);
+    }
+    // One that was in once waits for its server, whoever is at the address now.
+    let (addresses, list) = watch::channel(vec![home]);
+    let link = Link::spawn(ours.client(), list, Role::Worker);
+    timeout(PATIENCE, link.connected()).await.unwrap().unwrap();
+    addresses.send(vec![strange]).unwrap();
+    while link.last_error().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(link.last_error().unwrap().code(), "untrusted");
+    assert_eq!(shut_out(&link).await, None);
 }
 
 #[tokio::test]

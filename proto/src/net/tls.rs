@@ -251,7 +251,8 @@ impl ClientTls {
         &self,
         expect: Role,
     ) -> Result<(quinn::ClientConfig, Arc<Recorder>), TlsError> {
-        let recorder = Recorder::new(Arc::clone(&self.verifier), expect, self.trusted_ca.clone());
+        let recorder =
+            Recorder::new(Arc::clone(&self.verifier), expect, self.role, self.trusted_ca.clone());
         let mut config = ClientConfig::clone(&self.config);
         config.dangerous().set_certificate_verifier(recorder.clone());
         let crypto = QuicClientConfig::try_from(config).map_err(generate)?;

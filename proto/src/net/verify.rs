@@ -17,18 +17,21 @@ use super::hello::Role;
 pub(super) struct Recorder {
     inner: Arc<WebPkiServerVerifier>,
     expect: Role,
+    /// Who checks.
+    role: Role,
     trusted_ca: String,
     refused: Mutex<Option<String>>,
 }
 
 impl Recorder {
-    /// `trusted_ca` is the [`fingerprint`] of the CA behind `inner`.
+    /// `role` is who dials, `trusted_ca` the [`fingerprint`] of the CA behind `inner`.
     pub(super) fn new(
         inner: Arc<WebPkiServerVerifier>,
         expect: Role,
+        role: Role,
         trusted_ca: String,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, expect, trusted_ca, refused: Mutex::new(None) })
+        Arc::new(Self { inner, expect, role, trusted_ca, refused: Mutex::new(None) })
     }
 
     /// Why the certificate was refused, to follow "the server at ADDRESS"; none if it was not.
@@ -51,8 +54,9 @@ impl Recorder {
                 "presents a certificate that is not valid yet by this machine's clock".to_owned()
             }
             _ => format!(
-                "presents a certificate of CA {}, this client trusts CA {}",
+                "presents a certificate of CA {}, this {} trusts CA {}",
                 presented_ca.map_or_else(|| "unknown".to_owned(), fingerprint),
+                self.role,
                 self.trusted_ca
             ),
         };

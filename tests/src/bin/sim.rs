@@ -4,16 +4,16 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ringway_tests::sim::{self, Bug, Options};
+use ringway_tests::sim::{self, Bug, Faults, Options};
 
 const USAGE: &str = "usage: sim [--seeds N] [--from S] [--seed S] [--steps N] \
-[--faults none|all] [--bug NAME] [--threads N] [--first]
+[--faults none|churn|all] [--bug NAME] [--threads N] [--first]
 
   --seeds N     how many seeds, 1,000 if not given
   --from S      the first of them, 0 if not given
   --seed S      this one only, printing what happens as it does
   --steps N     cut each run after so many events
-  --faults F    none, or all if not given
+  --faults F    none, churn (only comings and goings), or all if not given
   --bug NAME    plant this bug in the drivers
   --threads N   as many as there are processors if not given
   --first       stop at the first run that breaks a promise";
@@ -79,11 +79,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wishes>, Strin
             "--steps" => wishes.options.steps = number()?,
             "--threads" => wishes.threads = number()? as usize,
             "--faults" => {
-                wishes.options.faults = match value.as_str() {
-                    "none" => false,
-                    "all" => true,
-                    _ => return Err(format!("--faults is none or all, not {value}")),
-                }
+                let known = Faults::NAMES.into_iter().find(|(name, _)| *name == value);
+                let (_, faults) = known.ok_or_else(|| format!("--faults {value} is unknown"))?;
+                wishes.options.faults = faults;
             }
             "--bug" => {
                 let bug = Bug::named(&value).ok_or_else(|| format!("no bug is named {value}"))?;

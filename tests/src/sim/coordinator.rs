@@ -4,18 +4,21 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
+use ringway_coordinator::logic::split::MAX_RANGES_PER_QUEUE;
 use ringway_proto::admin::AdminRequest;
-use ringway_proto::control::{FromClient, GrantedRight, ToClient, ToWorker};
+use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Time, codec};
+use ringway_proto::{Code, Filter, GroupName, Incarnation, Offset, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Role, Timer};
 use super::disk::Rows;
+use super::faults::Fault;
 use super::history::What;
 use super::net::{ConnId, End, Item, StreamNo};
 
@@ -66,6 +69,7 @@ impl Coordinator {
             },
             epoch_ms: 0,
             seed: u128::from(ctx.dice.roll()),
+            ranges_per_queue: MAX_RANGES_PER_QUEUE,
         };
         let machine = match Machine::new(setup, rows, ctx.local(self.pid)) {
             Ok(machine) => machine,
@@ -99,7 +103,7 @@ impl Coordinator {
             }
             let performed = ctx.dice.below(step.actions.len() as u64 + 1) as usize;
             for action in step.actions.into_iter().take(performed) {
-                act(&live, ctx, action);
+                act(&mut live, ctx, action);
             }
         }
     }
@@ -126,9 +130,25 @@ impl Coordinator {
                 join.incarnation = Incarnation(1);
             }
         }
+        if ctx.bug == Some(Bug::GiveUpNotStored)
+            && let Input::FromWorker { message: FromWorker::Sealed { queue, attempt, .. }, .. } =
+                &input
+        {
+            let (queue, attempt) = (*queue, *attempt);
+            tell(live, ctx, conn, &ToWorker::Unseal { queue, attempt }, false);
+        }
         live.inbox.push(input);
         let soon = ctx.dice.between(0, 2);
         self.wake_in(ctx, soon);
+    }
+
+    /// An administrator asks for a change. False when nobody hears it.
+    pub fn ask(&mut self, ctx: &mut Ctx, change: &Fault) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        let Some(request) = request(change) else { return true };
+        live.inbox.push(Input::Admin { reply: ReplyTo(99), request });
+        self.wake_in(ctx, 0);
+        true
     }
 
     /// A connection is gone.
@@ -185,7 +205,7 @@ impl Coordinator {
         if live.machine.next_wakeup().is_some_and(|at| at <= time) {
             for conn in live.sessions.keys() {
                 let heard = ctx.net.conn(*conn).map_or(0, |c| c.heard);
-                let at = Time(heard.saturating_sub(ctx.standing[self.pid].started));
+                let at = ctx.local_at(self.pid, heard);
                 live.machine.handle(time, Input::Heard { conn: *conn, at }, &mut effects);
             }
             live.machine.wake(time, &mut effects);
@@ -225,6 +245,10 @@ impl Coordinator {
             return Some("the coordinator is busy".to_owned());
         }
         let shot = live.machine.snapshot();
+        let moves = live.machine.open_slot_moves();
+        if moves > 0 {
+            return Some(format!("{moves} moves of slots are not done"));
+        }
         if shot.workers_up != workers || shot.workers_down > 0 {
             return Some(format!("{} of {workers} workers are up", shot.workers_up));
         }
@@ -255,6 +279,26 @@ impl Coordinator {
     }
 }
 
+/// What an administrator asks for.
+fn request(change: &Fault) -> Option<AdminRequest> {
+    Some(match *change {
+        Fault::Grow { group, queues } => {
+            AdminRequest::GroupGrow { name: GroupName::new(group).ok()?, queues }
+        }
+        Fault::Bind { filter, group } => AdminRequest::Bind {
+            filter: Filter::new(filter).ok()?,
+            group: GroupName::new(group).ok()?,
+        },
+        Fault::RingGroup => AdminRequest::GroupCreate {
+            name: GroupName::new("ring").ok()?,
+            queues: 3,
+            ring_weight: Some(100),
+            max_body_bytes: None,
+        },
+        _ => return None,
+    })
+}
+
 /// A group of few queues that the classes `b.>` go to.
 fn second_group() -> Vec<Input> {
     let (Ok(name), Ok(filter)) = (GroupName::new("few"), Filter::new("b.>")) else {
@@ -271,7 +315,7 @@ fn second_group() -> Vec<Input> {
     numbered.map(|(request, n)| Input::Admin { reply: ReplyTo(n), request }).collect()
 }
 
-fn act(live: &Live, ctx: &mut Ctx, action: Action) {
+fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
     match action {
         Action::ToWorker { conn, message } => {
             if ctx.bug == Some(Bug::GrantBeforeRaise)
@@ -282,6 +326,12 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
                 let granted = GrantedRight { right: to.right, epoch: to.epoch };
                 let member = holder.member.clone();
                 tell(live, ctx, *conn, &ToClient::Granted { member, granted }, false);
+            }
+            if ctx.bug == Some(Bug::OpenedBeforeSeal)
+                && let ToWorker::SealQueue { queue, attempt, only_if_empty: true, .. } = message
+            {
+                let message = FromWorker::Sealed { queue, attempt, end: Offset(0) };
+                live.inbox.push(Input::FromWorker { conn, message });
             }
             let twice = !matches!(message, ToWorker::Registered | ToWorker::RegisterRefused(_));
             tell(live, ctx, conn, &message, twice);
@@ -298,14 +348,16 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
             tell(live, ctx, conn, &message, twice);
         }
         Action::Route { workers, clients, routing } => {
-            let routing = Routing::clone(&routing);
-            let message = ToWorker::Routing(routing.clone());
-            workers.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
-            let message = ToClient::Routing(routing);
-            clients.iter().for_each(|conn| tell(live, ctx, *conn, &message, true));
+            let message = ToWorker::Routing(Routing::clone(&routing));
+            tell_all(live, ctx, &workers, &message);
+            tell_all(live, ctx, &clients, &ToClient::Routing(routing.for_clients()));
         }
         Action::Reply { answer, .. } => {
-            if let Err(refusal) = answer {
+            // One that asks for more while a group grows is told to wait; one that was not heard
+            // before may come when the group is larger already.
+            if let Err(refusal) = answer
+                && !matches!(refusal.code, Code::InUse | Code::InvalidOption)
+            {
                 ctx.left("an administrator", &refusal);
             }
         }
@@ -316,6 +368,19 @@ fn act(live: &Live, ctx: &mut Ctx, action: Action) {
 
 fn tell<T: Serialize>(live: &Live, ctx: &mut Ctx, conn: ConnId, message: &T, twice: bool) {
     let Some(stream) = live.sessions.get(&conn) else { return };
-    let bytes = codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"));
-    ctx.say(conn, End::Acceptor, *stream, bytes, twice);
+    ctx.say(conn, End::Acceptor, *stream, encoded(message), twice);
+}
+
+/// The same to several, encoded once.
+fn tell_all<T: Serialize>(live: &Live, ctx: &mut Ctx, conns: &[ConnId], message: &T) {
+    let bytes = encoded(message);
+    for conn in conns {
+        if let Some(stream) = live.sessions.get(conn) {
+            ctx.say(*conn, End::Acceptor, *stream, bytes.clone(), true);
+        }
+    }
+}
+
+fn encoded<T: Serialize>(message: &T) -> Bytes {
+    codec::encode(message).unwrap_or_else(|e| panic!("a control message: {e}"))
 }

@@ -12,6 +12,7 @@ use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::StoredBatch;
 
+use super::bugs::Bug;
 use super::ctx::Ctx;
 use super::worker::{Pending, Then, Worker, parsed};
 use super::world::{Process, World};
@@ -41,7 +42,11 @@ impl World {
                     continue;
                 }
                 let Process::Worker(original) = &self.processes[source] else { continue };
-                let Some(answer) = original.copy_answer(&asked) else { continue };
+                let Some(answer) = original.copy_answer(&asked, self.ctx.bug) else { continue };
+                if matches!(answer, Answer::Batch(..)) && original.is_writing() {
+                    // What is not on disk yet may be lost, and something else take its offset.
+                    self.ctx.tempt(source, 10);
+                }
                 if let Process::Worker(worker) = &mut self.processes[target] {
                     worker.fetched(&mut self.ctx, queue, fetch, answer);
                 }
@@ -69,32 +74,43 @@ impl Worker {
         asks
     }
 
+    /// Whether a round of its journal is under way.
+    fn is_writing(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.under_way.is_some())
+    }
+
     /// What is sent next of a queue that it leads, if there is anything.
-    fn copy_answer(&self, asked: &CopyFrom) -> Option<Answer> {
+    fn copy_answer(&self, asked: &CopyFrom, bug: Option<Bug>) -> Option<Answer> {
         let live = self.live.as_ref()?;
-        let durable = self.disk.durable();
+        let durable = match bug {
+            Some(Bug::UnsyncedCopied) => &self.disk.frames,
+            _ => self.disk.durable(),
+        };
         let of_queue = |(header, _): &&(FrameHeader, bytes::Bytes)| {
             header.kind == FrameKind::Batch && header.queue == asked.queue
         };
         let total_bytes = durable.iter().filter(of_queue).map(|(_, body)| body.len() as u64).sum();
         let state = live.host.queue(asked.queue)?.copy_state(total_bytes);
+        let next = || {
+            let mut frames = durable.iter().rev().filter(of_queue);
+            let (header, body) = frames.find(|(header, _)| header.base_offset == asked.from)?;
+            Some(CopyBatch {
+                epoch: header.epoch,
+                base_offset: header.base_offset,
+                producer: header.producer,
+                session: header.session,
+                base_sequence: header.sequence,
+                count: header.count,
+                appended_at: header.appended_at,
+                batch: body.clone(),
+            })
+        };
         match live.host.copy_next(asked) {
-            CopyNext::Wait => Some(Answer::State(state)),
-            CopyNext::Batches { .. } => {
-                let mut frames = durable.iter().rev().filter(of_queue);
-                let (header, body) = frames.find(|(header, _)| header.base_offset == asked.from)?;
-                let batch = CopyBatch {
-                    epoch: header.epoch,
-                    base_offset: header.base_offset,
-                    producer: header.producer,
-                    session: header.session,
-                    base_sequence: header.sequence,
-                    count: header.count,
-                    appended_at: header.appended_at,
-                    batch: body.clone(),
-                };
-                Some(Answer::Batch(state, batch))
+            CopyNext::Wait if bug == Some(Bug::UnsyncedCopied) => {
+                Some(next().map_or(Answer::State(state), |batch| Answer::Batch(state, batch)))
             }
+            CopyNext::Wait => Some(Answer::State(state)),
+            CopyNext::Batches { .. } => next().map(|batch| Answer::Batch(state, batch)),
             // A seal counts only when it is on disk.
             CopyNext::Sealed(snapshot) => (live.pending.is_empty() && live.under_way.is_none())
                 .then_some(Answer::Sealed(*snapshot)),

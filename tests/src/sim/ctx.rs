@@ -2,15 +2,17 @@
 //! happens, and how every process stands. It does what it is asked to and decides nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ringway_client::logic::right::Hold;
 use ringway_proto::frame::Kind;
+use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{Refusal, Time, WallTime, WorkerId};
 
 use super::bugs::Bug;
 use super::clock::{Clock, Dice};
-use super::faults::Fault;
+use super::faults::{Fault, Faults};
 use super::history::{Entry, History, What};
 use super::net::{ConnId, End, Item, Net, StreamNo};
 
@@ -47,6 +49,8 @@ pub enum Timer {
     Synced,
     /// A right of a worker has a deadline.
     Wake,
+    /// A worker tries its full disk again.
+    Retry,
     /// Dial that process again.
     Redial(Pid),
     /// A client looks at its clocks.
@@ -158,6 +162,8 @@ pub struct Standing {
     pub life: u64,
     /// When it was started last.
     pub started: u64,
+    /// How fast its clock runs, in thousandths: no two clocks agree.
+    pub rate: u64,
     pub(super) paused_until: u64,
 }
 
@@ -176,8 +182,8 @@ pub struct Ctx {
     pub bug: Option<Bug>,
     /// Every process.
     pub standing: Vec<Standing>,
-    /// Whether anything goes wrong.
-    pub faults: bool,
+    /// What goes wrong.
+    pub faults: Faults,
     /// Producers stop then.
     pub publish_until: u64,
     /// The faults are over.
@@ -193,6 +199,8 @@ pub struct Ctx {
     /// Which process each worker is.
     pub workers: BTreeMap<WorkerId, Pid>,
     pub(super) tempted: u32,
+    /// What the newest routing came to: every client makes the same of it.
+    pub(super) newest: Option<(Routing, Arc<Router>)>,
 }
 
 impl Ctx {
@@ -200,7 +208,11 @@ impl Ctx {
     /// now or very soon, and for a while may not reach the coordinator when it is back.
     pub fn tempt(&mut self, pid: Pid, percent: u64) {
         let over = self.clock.now() + 1500 > self.publish_until;
-        if !self.faults || over || self.tempted >= MOST_TEMPTED || !self.dice.percent(percent) {
+        if self.faults != Faults::All
+            || over
+            || self.tempted >= MOST_TEMPTED
+            || !self.dice.percent(percent)
+        {
             return;
         }
         self.tempted += 1;
@@ -214,10 +226,39 @@ impl Ctx {
         }
     }
 
+    /// What a client makes of a routing.
+    ///
+    /// # Errors
+    /// As [`Router::new`].
+    pub fn router(&mut self, routing: Routing) -> Result<Arc<Router>, Refusal> {
+        if let Some((known, router)) = &self.newest
+            && *known == routing
+        {
+            return Ok(Arc::clone(router));
+        }
+        let router = Arc::new(Router::new(routing.clone())?);
+        self.newest = Some((routing, Arc::clone(&router)));
+        Ok(router)
+    }
+
     /// The clock of a server process: it begins with it.
     #[must_use]
     pub fn local(&self, pid: Pid) -> Time {
-        Time(self.clock.now() - self.standing[pid].started)
+        self.local_at(pid, self.clock.now())
+    }
+
+    /// A moment as the clock of a server process shows it; 0 for one before its start.
+    #[must_use]
+    pub fn local_at(&self, pid: Pid, at: u64) -> Time {
+        let Standing { started, rate, .. } = self.standing[pid];
+        Time(at.saturating_sub(started) * rate / 1000)
+    }
+
+    /// The moment at which the clock of a server process shows this.
+    #[must_use]
+    pub fn moment(&self, pid: Pid, time: Time) -> u64 {
+        let Standing { started, rate, .. } = self.standing[pid];
+        started + (time.0 * 1000).div_ceil(rate)
     }
 
     /// The clock of a client process.
@@ -229,13 +270,14 @@ impl Ctx {
     /// A moment as a client's clock shows it.
     #[must_use]
     pub fn client_time_at(&self, pid: Pid, at: u64) -> Time {
-        Time((CLIENT_CLOCK + at).saturating_sub(self.standing[pid].started))
+        let before = self.standing[pid].started.saturating_sub(at);
+        Time(CLIENT_CLOCK + self.local_at(pid, at).0 - before)
     }
 
     /// The moment at which a client's clock shows this.
     #[must_use]
     pub fn client_moment(&self, pid: Pid, time: Time) -> u64 {
-        (time.0 + self.standing[pid].started).saturating_sub(CLIENT_CLOCK)
+        self.moment(pid, Time(time.0.saturating_sub(CLIENT_CLOCK)))
     }
 
     /// The calendar.
@@ -338,8 +380,8 @@ impl Ctx {
 pub struct Options {
     /// Everything follows from it.
     pub seed: u64,
-    /// Whether anything goes wrong.
-    pub faults: bool,
+    /// What goes wrong.
+    pub faults: Faults,
     /// What is wrong with the drivers.
     pub bug: Option<Bug>,
     /// Whether to print what happens as it does.
@@ -352,6 +394,6 @@ impl Options {
     /// A run with faults and without a planted bug.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, faults: true, bug: None, trace: false, steps: u64::MAX }
+        Self { seed, faults: Faults::All, bug: None, trace: false, steps: u64::MAX }
     }
 }

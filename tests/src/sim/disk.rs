@@ -19,13 +19,34 @@ pub struct Journal {
     /// Every frame that was written.
     pub frames: Vec<(FrameHeader, Bytes)>,
     durable: usize,
+    /// Until when there is no room, and whether not even for a round without batches.
+    pub full: Option<(u64, Full)>,
+}
+
+/// How full a disk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Full {
+    /// A batch does not fit.
+    ForBatches,
+    /// Nothing fits.
+    ForAll,
 }
 
 impl Journal {
     /// An empty journal.
     #[must_use]
     pub fn new(uuid: Uuid) -> Self {
-        Self { uuid, frames: Vec::new(), durable: 0 }
+        Self { uuid, frames: Vec::new(), durable: 0, full: None }
+    }
+
+    /// Whether a round finds room now.
+    #[must_use]
+    pub fn has_room(&self, now: u64, mut kinds: impl Iterator<Item = Kind>) -> bool {
+        match self.full.filter(|(until, _)| now < *until) {
+            None => true,
+            Some((_, Full::ForAll)) => false,
+            Some((_, Full::ForBatches)) => !kinds.any(|kind| kind == Kind::Batch),
+        }
     }
 
     /// Writes a frame, which is not durable yet.

@@ -2,9 +2,33 @@
 //! is a schedule. It does not know what a fault does.
 
 use super::ctx::{COORDINATOR, Ctx, Event, Pid};
+use super::disk::Full;
 
 /// When the faults are over at the earliest, in milliseconds.
 const LAST: (u64, u64) = (4000, 8000);
+
+/// Which faults a run has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faults {
+    /// None, and nobody leaves.
+    None,
+    /// None, but members and a worker come and go in order.
+    Churn,
+    /// Everything that there is.
+    All,
+}
+
+impl Faults {
+    /// Every choice by its name on the command line.
+    pub const NAMES: [(&str, Self); 3] =
+        [("none", Self::None), ("churn", Self::Churn), ("all", Self::All)];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, faults)| *faults == self).map_or("", |(name, _)| name)
+    }
+}
 
 /// Who there is.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +71,15 @@ pub enum Fault {
         /// For how long, in milliseconds.
         for_ms: u64,
     },
+    /// The disk of a worker has no room.
+    Full {
+        /// Which.
+        pid: Pid,
+        /// How little.
+        full: Full,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+    },
     /// Some connection breaks.
     Break,
     /// A member leaves in order.
@@ -54,25 +87,45 @@ pub enum Fault {
         /// Which process.
         pid: Pid,
     },
+    /// A group gets more queues.
+    Grow {
+        /// Which group.
+        group: &'static str,
+        /// How many queues in all.
+        queues: u32,
+    },
+    /// Classes go to another group.
+    Bind {
+        /// Which classes.
+        filter: &'static str,
+        /// Which group.
+        group: &'static str,
+    },
+    /// A group is made that takes its share of the class ring.
+    RingGroup,
 }
 
 /// Puts the beginning, the faults and their end on the clock.
-pub fn stage(ctx: &mut Ctx, cast: &Cast, with_faults: bool) {
+pub fn stage(ctx: &mut Ctx, cast: &Cast) {
     let until = ctx.dice.between(LAST.0, LAST.1);
     ctx.publish_until = until;
     ctx.clock.at(until, Event::Quiet);
     begin(ctx, cast, until);
-    if !with_faults {
-        return;
+    if ctx.faults != Faults::Churn {
+        change(ctx, until);
     }
-    for _ in 0..ctx.dice.between(3, 9) {
-        let at = ctx.dice.between(100, until - 1000);
-        let left = until - at;
-        for fault in draw(ctx, cast, left) {
-            ctx.clock.at(at, Event::Fault(fault));
+    if ctx.faults == Faults::All {
+        for _ in 0..ctx.dice.between(3, 9) {
+            let at = ctx.dice.between(100, until - 1000);
+            let left = until - at;
+            for fault in draw(ctx, cast, left) {
+                ctx.clock.at(at, Event::Fault(fault));
+            }
         }
     }
-    churn(ctx, cast, until);
+    if ctx.faults != Faults::None {
+        churn(ctx, cast, until);
+    }
 }
 
 fn begin(ctx: &mut Ctx, cast: &Cast, until: u64) {
@@ -91,9 +144,43 @@ fn begin(ctx: &mut Ctx, cast: &Cast, until: u64) {
     for [pid, _] in &cast.first {
         start(*pid, 1500);
     }
-    // The second subscription begins when there are messages already.
+    // The second subscription begins when there are messages already, perhaps most of them.
+    let earliest = if ctx.dice.percent(30) { until / 2 } else { 0 };
     for [pid, _] in &cast.second {
-        start(*pid, until / 2);
+        let at = earliest + ctx.dice.between(0, until / 2 - 200);
+        ctx.clock.at(at, Event::Start(*pid));
+    }
+}
+
+/// Groups that grow, and classes that change their group, perhaps there and back.
+fn change(ctx: &mut Ctx, until: u64) {
+    let dice = &mut ctx.dice;
+    let mut changes = Vec::new();
+    if dice.percent(50) {
+        changes.push((Fault::Grow { group: "few", queues: 4 }, 70));
+        changes.push((Fault::Grow { group: "few", queues: 7 }, 50));
+    }
+    if dice.percent(25) {
+        changes.push((Fault::Grow { group: "default", queues: 19 }, 80));
+    }
+    if dice.percent(30) {
+        changes.push((Fault::Bind { filter: "c.>", group: "few" }, 80));
+        changes.push((Fault::Bind { filter: "c.>", group: "default" }, 60));
+    }
+    if dice.percent(15) {
+        changes.push((Fault::Bind { filter: "b.>", group: "default" }, 70));
+        changes.push((Fault::Bind { filter: "b.x", group: "few" }, 70));
+    }
+    if dice.percent(15) {
+        changes.push((Fault::RingGroup, 80));
+    }
+    let mut at = dice.between(300, until / 2);
+    for (change, percent) in changes {
+        if dice.percent(percent) {
+            ctx.clock.at(at, Event::Fault(change));
+            let soon = dice.percent(40);
+            at = (at + dice.between(0, if soon { 100 } else { 2500 })).min(until - 300);
+        }
     }
 }
 
@@ -134,7 +221,7 @@ fn draw(ctx: &mut Ctx, cast: &Cast, left: u64) -> Vec<Fault> {
     let for_ms = dice.between(5, if short { 200 } else { 4000 }).min(left);
     let some = |dice: &mut super::clock::Dice, of: &[Pid]| dice.pick(of).copied().unwrap_or(0);
     let crash = |pid| Fault::Crash { pid, for_ms: Some(for_ms) };
-    match dice.below(12) {
+    match dice.below(13) {
         0..=2 => vec![crash(some(dice, &cast.workers[..3]))],
         3 => cast.workers.iter().take(3).map(|pid| crash(*pid)).collect(),
         4 => vec![crash(COORDINATOR)],
@@ -153,6 +240,11 @@ fn draw(ctx: &mut Ctx, cast: &Cast, left: u64) -> Vec<Fault> {
             let both = dice.percent(60);
             let others = all.iter().filter(|to| **to != from);
             others.map(|to| Fault::Silence { from, to: *to, both, for_ms }).collect()
+        }
+        11 => {
+            let pid = some(dice, &cast.workers);
+            let full = if dice.percent(70) { Full::ForBatches } else { Full::ForAll };
+            vec![Fault::Full { pid, full, for_ms }]
         }
         _ => vec![Fault::Break; dice.between(1, 4) as usize],
     }

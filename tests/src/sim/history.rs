@@ -1,6 +1,7 @@
 //! What happened in a run, as the checks read it: who tried, who was told, what was written. It
 //! records and judges nothing. A publish that was not answered is unknown, never failed.
 
+use super::disk::Full;
 use ringway_client::logic::right::How;
 use ringway_proto::control::Start;
 use ringway_proto::{
@@ -219,6 +220,40 @@ pub enum What {
         /// Everything below is done.
         floor: Offset,
     },
+    /// A worker sends a message to the holder of a right.
+    Sent {
+        /// Of which right.
+        right: RightId,
+        /// Which message.
+        offset: Offset,
+    },
+    /// A right is to be given up: its worker sends nothing more under this epoch.
+    Revoked {
+        /// Which right.
+        right: RightId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// A process of a member began to leave.
+    Leaving(Holder),
+    /// A queue is sealed, to be moved.
+    Sealed(QueueId),
+    /// A batch found no room.
+    NoRoom {
+        /// In which queue.
+        queue: QueueId,
+    },
+    /// The disk of a worker has no room for a while.
+    Full {
+        /// Whose.
+        worker: WorkerId,
+        /// How little.
+        full: Full,
+        /// Until when.
+        until: u64,
+    },
+    /// Nothing goes wrong in this run: processes only come and go.
+    Calm,
     /// A fault began or ended.
     Fault(String),
     /// A process must leave: a refusal that no run should see.

@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use self::bugs::Bug;
 pub use self::checks::Violation;
 pub use self::ctx::Options;
+pub use self::disk::Full;
+pub use self::faults::Faults;
 use self::history::History;
 
 /// Plays a run.
@@ -58,8 +60,7 @@ impl fmt::Display for Failure {
                 writeln!(f, "{violation}")?;
             }
         }
-        let faults = if faults { "all" } else { "none" };
-        write!(f, "replay: sim --seed {seed} --faults {faults}")?;
+        write!(f, "replay: sim --seed {seed} --faults {}", faults.name())?;
         bug.map_or(Ok(()), |bug| write!(f, " --bug {bug:?}"))
     }
 }

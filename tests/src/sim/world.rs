@@ -11,7 +11,7 @@ use super::client::{Client, Purpose};
 use super::clock::{Clock, Dice};
 use super::coordinator::Coordinator;
 use super::ctx::{COORDINATOR, Ctx, Event, Options, Pid, Role, Standing};
-use super::faults::{self, Cast, Fault};
+use super::faults::{self, Cast, Fault, Faults};
 use super::history::{History, What};
 use super::net::{End, Net, SILENCE};
 use super::worker::Worker;
@@ -40,13 +40,14 @@ impl World {
     #[must_use]
     pub fn new(options: &Options) -> Self {
         let mut dice = Dice::new(options.seed);
-        let rough = options.faults && dice.percent(30);
+        let faults = options.faults == Faults::All;
+        let rough = faults && dice.percent(30);
         let mut net = Net::default();
         net.delay = dice.between(0, 3);
         net.rare_delay = if rough { 200 } else { 30 };
-        net.loss_percent = if options.faults { dice.below(6) } else { 0 };
-        let echo_percent = if options.faults && dice.percent(40) { 5 } else { 0 };
-        let drain = if options.faults && dice.percent(30) { 300 } else { 5000 };
+        net.loss_percent = if faults { dice.below(6) } else { 0 };
+        let echo_percent = if faults && dice.percent(40) { 5 } else { 0 };
+        let drain = if faults && dice.percent(30) { 300 } else { 5000 };
         // With a member of little weight shares are parts of a queue, as with many members.
         let light = if dice.percent(40) { dice.between(4, 12) as u32 } else { 100 };
         let ctx = Ctx {
@@ -57,6 +58,7 @@ impl World {
             bug: options.bug,
             faults: options.faults,
             tempted: 0,
+            newest: None,
             echo_percent,
             standing: Vec::new(),
             publish_until: 0,
@@ -90,7 +92,10 @@ impl World {
                 world.add_member(name, filter, order, start, n, weight);
             }
         }
-        faults::stage(&mut world.ctx, &world.cast, options.faults);
+        if options.faults != Faults::All {
+            world.ctx.note(What::Calm);
+        }
+        faults::stage(&mut world.ctx, &world.cast);
         world
     }
 
@@ -103,6 +108,7 @@ impl World {
             up: false,
             life: 0,
             started: 0,
+            rate: self.ctx.dice.between(990, 1010),
             paused_until: 0,
         });
         pid
@@ -256,6 +262,14 @@ impl World {
                 let [from, to] = names;
                 self.ctx.note(What::Fault(format!("{from} to {to} {ways}: silent {for_ms} ms")));
             }
+            Fault::Full { pid, full, for_ms } => {
+                let until = now + for_ms;
+                if let Process::Worker(worker) = &mut self.processes[pid] {
+                    worker.disk.full = Some((until, full));
+                    let worker = worker.id.clone();
+                    self.ctx.note(What::Full { worker, full, until });
+                }
+            }
             Fault::Break => {
                 let open = self.ctx.net.open_conns();
                 if let Some(conn) = self.ctx.dice.pick(&open).copied() {
@@ -264,6 +278,17 @@ impl World {
                         let notice = self.ctx.dice.between(0, 60);
                         self.ctx.clock.after(notice, Event::Closed { conn, end });
                     }
+                }
+            }
+            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup => {
+                let asked = match &mut self.processes[COORDINATOR] {
+                    Process::Coordinator(coordinator) => coordinator.ask(&mut self.ctx, fault),
+                    _ => false,
+                };
+                if asked {
+                    self.ctx.note(What::Fault(format!("{fault:?}")));
+                } else {
+                    self.ctx.clock.after(200, Event::Fault(*fault));
                 }
             }
             Fault::Leave { pid } => {
@@ -286,6 +311,11 @@ impl World {
             standing.paused_until = 0;
         }
         self.up(COORDINATOR);
+        for process in &mut self.processes {
+            if let Process::Worker(worker) = process {
+                worker.disk.full = None;
+            }
+        }
         for pid in self.cast.workers.clone() {
             if self.ctx.standing[pid].life > 0 {
                 self.up(pid);

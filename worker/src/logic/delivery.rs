@@ -10,9 +10,10 @@ use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopiedRight, OpenRight, RightEpoch, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
 use ringway_proto::hash::lane_of_message;
-use ringway_proto::{Code, Epoch, Holder, Lanes, Offset, OpenNumber, Refusal, RightId, Time};
+use ringway_proto::{Code, Epoch, Holder, Lanes, Offset, OpenNumber, Refusal, RightId, Slot, Time};
 
 use super::cursor::Cursor;
+use super::fences::Gate;
 use super::flight::{Flight, State, Unsettled};
 use super::layers::Layers;
 use super::{Action, Rules, Selection, StreamId};
@@ -33,6 +34,17 @@ pub enum Frame {
     Window(Window),
     /// Only these lanes are to be sent from now on.
     Narrow(Lanes),
+}
+
+impl Frame {
+    /// What it takes to keep it: itself, and each range that it names.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        1 + match self {
+            Self::Ack(r) | Self::HandedOut(r) | Self::Return(r) | Self::Nack(r) => r.ranges.len(),
+            Self::Window(_) | Self::Narrow(_) => 0,
+        }
+    }
 }
 
 /// What became of a frame, for those who count.
@@ -60,11 +72,15 @@ pub struct Right {
     pub(super) layers: Layers,
     /// Delivered or due to come again, and not acked.
     pub(super) flight: Flight,
-    /// Everything below was looked at: it is done or unsettled, or in a lane that is not to be
-    /// sent.
-    pub(super) read: Offset,
+    /// Everything below was looked at: it is done, unsettled or fenced, or in a lane that is not
+    /// to be sent.
+    read: Offset,
+    /// What waits for a fence at another queue, and the slots of it: what comes later of these
+    /// waits too, whatever its class, for the order of their keys.
+    fenced: BTreeSet<Offset>,
+    fenced_slots: BTreeSet<Slot>,
     /// What the holder had of lanes that went to others: it may still ack that, and must not.
-    pub(super) fenced: BTreeSet<Offset>,
+    pub(super) foreign: BTreeSet<Offset>,
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
@@ -106,6 +122,8 @@ impl Right {
             flight,
             read: floor,
             fenced: BTreeSet::new(),
+            fenced_slots: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             unwritten: Cursor::default(),
             confirm: None,
             held: Held::default(),
@@ -174,11 +192,12 @@ impl Right {
     /// Messages that were looked at and are not done.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
-        self.flight.count_below(self.looked_at())
+        let looked_at = self.looked_at();
+        self.flight.count_below(looked_at) + self.fenced.range(..looked_at).count() as u64
     }
 
-    /// Everything below is done or unsettled. While lanes are given up, what is left out of them
-    /// is neither.
+    /// Everything below is done, unsettled or fenced. While lanes are given up, what is left out of
+    /// them is neither.
     fn looked_at(&self) -> Offset {
         let all = self.flight.sendable() == self.id.lanes;
         if all { self.read } else { self.cursor.floor() }
@@ -189,6 +208,38 @@ impl Right {
     pub fn unread(&self, end: Offset) -> u64 {
         let unread = OffsetRange { first: self.looked_at().min(end), end };
         (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+    }
+
+    /// Messages that wait for a fence.
+    #[must_use]
+    pub fn fenced_messages(&self) -> usize {
+        self.fenced.len()
+    }
+
+    /// Whether everything below `at` is done, and a restart finds it so.
+    #[must_use]
+    pub fn is_past(&self, at: Offset) -> bool {
+        self.cursor.floor() >= at && self.unwritten == Cursor::default()
+    }
+
+    /// Looks again at what waits for fences, in its order. False when nothing does.
+    pub fn look_behind_fences(&mut self) -> bool {
+        let Some(first) = self.fenced.first().copied() else { return false };
+        self.look_again(first);
+        true
+    }
+
+    /// Looks at everything from `from` on again, below which nothing is fenced: what is unsettled
+    /// or done stays so, and what is fenced is found to be so again, or is not any more.
+    pub(super) fn look_again(&mut self, from: Offset) {
+        self.read = self.read.min(from);
+        self.fenced.clear();
+        self.fenced_slots.clear();
+    }
+
+    /// Messages that are unsettled or fenced: bounded.
+    fn open_messages(&self) -> usize {
+        self.flight.count() + self.fenced.len()
     }
 
     /// The next moment at which [`Right::wake`] has something to do.
@@ -220,7 +271,7 @@ impl Right {
         self.revoked = false;
         self.confirm = None;
         self.held = Held::default();
-        self.fenced.clear();
+        self.foreign.clear();
         self.set_sendable(self.id.lanes);
         self.flight.recall_all();
         true
@@ -229,7 +280,7 @@ impl Right {
     /// Sends only these lanes from now on. What was left out before is looked at again.
     fn set_sendable(&mut self, lanes: Lanes) {
         if !self.flight.sendable().covers(lanes) {
-            self.read = self.cursor.floor();
+            self.look_again(self.cursor.floor());
         }
         if self.flight.sendable() != lanes {
             self.flight.set_sendable(lanes);
@@ -433,7 +484,7 @@ impl Right {
         acks: &Ranges,
         out: &mut Vec<Action>,
     ) -> Option<Tally> {
-        let named = |r: &OffsetRange| self.fenced.range(r.first..r.end).next();
+        let named = |r: &OffsetRange| self.foreign.range(r.first..r.end).next();
         let at = acks.ranges.iter().find_map(named)?;
         let text = format!(
             "offset {at} is in a lane that went to someone else: the right has lanes {}-{} now",
@@ -591,7 +642,7 @@ impl Right {
         let stream = self.stream.filter(|_| !self.revoked)?;
         let again = self.flight.next_ready(Offset(0));
         let read = self.cursor.next_open(self.read);
-        let unread = (read < end && self.flight.count() < rules.max_unsettled).then_some(read);
+        let unread = (read < end && self.open_messages() < rules.max_unsettled).then_some(read);
         let next = match (again, unread) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
@@ -600,12 +651,14 @@ impl Right {
     }
 
     /// Picks what may be sent of `batch`, whose first message has the offset `base`; `matching`
-    /// says for each class of the batch whether the subscription wants it.
+    /// says for each class of the batch whether the subscription wants it, and `gate` which
+    /// messages have to wait for others elsewhere.
     pub fn select(
         &mut self,
         base: Offset,
         batch: &Batch,
         matching: &[bool],
+        gate: Option<Gate<'_>>,
         end: Offset,
         rules: &Rules,
     ) -> Option<Selection> {
@@ -633,14 +686,21 @@ impl Right {
             };
             let sendable = handed.map(|handed| (handed, lane_of_message(batch.key(index), at)));
             if let Some((handed, lane)) = sendable.filter(|(_, lane)| self.may_send(at, *lane)) {
-                let bytes = batch.record_len(index) as u64;
-                let unbounded = known.is_none() && self.flight.count() >= rules.max_unsettled;
-                if !self.flight.fits(at, bytes, stream.window) || unbounded {
+                // Before the fences are asked: what cannot be kept has not been seen waiting.
+                if known.is_none() && self.open_messages() >= rules.max_unsettled {
                     break;
                 }
-                let lane = Some(lane);
-                self.flight.put(at, Unsettled { bytes, lane, handed, state: State::Delivered });
-                picked.push(index, handed.saturating_add(1), bytes);
+                if known.is_none() && self.is_fenced(gate, at, batch, index) {
+                    self.fenced.insert(at);
+                } else {
+                    let bytes = batch.record_len(index) as u64;
+                    if !self.flight.fits(at, bytes, stream.window) {
+                        break;
+                    }
+                    let lane = Some(lane);
+                    self.flight.put(at, Unsettled { bytes, lane, handed, state: State::Delivered });
+                    picked.push(index, handed.saturating_add(1), bytes);
+                }
             }
             self.read = self.read.max(at.next());
             at = self.next_of_interest(at.next());
@@ -669,6 +729,23 @@ impl Right {
             self.flight.put(at, Unsettled { lane: Some(lane), ..known });
         }
         false
+    }
+
+    /// Whether the message, which is this right's to send, has to wait for a fence.
+    fn is_fenced(
+        &mut self,
+        gate: Option<Gate<'_>>,
+        at: Offset,
+        batch: &Batch,
+        index: usize,
+    ) -> bool {
+        let Some(gate) = gate else { return false };
+        if let Some(slot) = gate.closed_for(at, batch, index) {
+            self.fenced_slots.insert(slot);
+            return true;
+        }
+        !self.fenced_slots.is_empty()
+            && batch.slot(index).is_some_and(|slot| self.fenced_slots.contains(&slot))
     }
 
     /// From `at` on, the first offset that may have to be sent or passed over.

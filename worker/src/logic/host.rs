@@ -3,13 +3,16 @@
 //! not come back under an old epoch; the rules of a queue or a copy are not here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{
     CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, MergeRights,
-    OpenQueue, OpenRight, RightEpoch, SplitRight, SubscriptionSetup,
+    OpenQueue, OpenRight, Order, RightEpoch, SplitRight, SubscriptionSetup,
 };
+use ringway_proto::routing::Router;
+use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
     Uuid, WallTime,
@@ -19,6 +22,7 @@ use super::copy::Copy;
 use super::delivery::{Frame, Right, Tally};
 use super::hosted::{CopyNext, HeldOpen, Hosted};
 use super::queue::{Append, Queue, StoredBatch, stale};
+use super::slots::{Routes, Table};
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -72,6 +76,29 @@ pub enum Step {
     Split(SplitRight),
     /// Merge rights.
     Merge(MergeRights),
+    /// Take nothing more of what a move takes from the queue or gives it.
+    SealSlots {
+        /// The epoch that it is open under.
+        epoch: Epoch,
+        /// The move.
+        moved: SlotMove,
+    },
+    /// Say when a subscription is past a fence.
+    AwaitFence {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The fence.
+        fence: Fence,
+        /// The end of the move at the queue.
+        at: Offset,
+    },
+    /// A subscription has passed fences.
+    FencesPassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// All that it has passed.
+        passed: Vec<Fence>,
+    },
 }
 
 /// How a subscription stands at a queue, for those who look.
@@ -91,7 +118,7 @@ pub struct RightState {
 #[derive(Clone, Debug)]
 pub struct Host {
     rules: Rules,
-    routing: RoutingVersion,
+    table: Table,
     /// Queues that the routing gives to this worker.
     ours: BTreeSet<QueueId>,
     hosted: BTreeMap<QueueId, Hosted>,
@@ -99,6 +126,9 @@ pub struct Host {
     /// The number of the last copy or question; each has one of its own.
     last_number: u64,
     removed: BTreeMap<QueueId, Epoch>,
+    /// What remains of a copy that was given up: the attempt at or below which it is not begun
+    /// again.
+    dropped: BTreeMap<QueueId, (Uuid, Attempt)>,
     /// Rights with acks or a floor to write, or acks to confirm.
     unwritten: BTreeSet<RightId>,
 }
@@ -109,12 +139,13 @@ impl Host {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
-            routing: RoutingVersion(0),
+            table: Table::default(),
             ours: BTreeSet::new(),
             hosted: BTreeMap::new(),
             copies: BTreeMap::new(),
             last_number: 0,
             removed: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             unwritten: BTreeSet::new(),
         }
     }
@@ -122,14 +153,34 @@ impl Host {
     /// The routing version that is known.
     #[must_use]
     pub fn routing(&self) -> RoutingVersion {
-        self.routing
+        self.table.version
     }
 
-    /// The routing that holds now gives these queues to this worker.
-    pub fn set_routing(&mut self, version: RoutingVersion, ours: BTreeSet<QueueId>) {
-        if version >= self.routing {
-            self.routing = version;
-            self.ours = ours;
+    /// The routing that holds now, which gives these queues to this worker. What waited for the
+    /// moves that it contains is decided.
+    pub fn set_routing(
+        &mut self,
+        router: Arc<Router>,
+        ours: BTreeSet<QueueId>,
+        out: &mut Vec<Action>,
+    ) {
+        if router.version() < self.table.version {
+            return;
+        }
+        self.ours = ours;
+        self.table.version = router.version();
+        let is_news =
+            self.table.router.is_none() || router.moves().through() > self.table.moves.through();
+        if is_news {
+            self.table.moves = router.moves().clone();
+        }
+        self.table.router = Some(router);
+        if is_news {
+            let (table, rules) = (&self.table, &self.rules);
+            for (id, hosted) in &mut self.hosted {
+                hosted.learn_moves(*id, &table.moves, out);
+                hosted.release(table, rules, out);
+            }
         }
     }
 
@@ -172,10 +223,22 @@ impl Host {
         self.last_number
     }
 
-    /// Decides about a batch.
-    pub fn append(&mut self, queue: QueueId, append: Append, out: &mut Vec<Action>) {
+    /// Decides about an append of `batch`.
+    pub fn append(
+        &mut self,
+        queue: QueueId,
+        mut append: Append,
+        batch: &Batch,
+        out: &mut Vec<Action>,
+    ) {
         match self.hosted.get_mut(&queue) {
-            Some(hosted) => hosted.queue.append(append, self.routing, &self.rules, out),
+            Some(hosted) => {
+                // Also one that waits is decided on when the queue may have seals.
+                if hosted.queue.sealed().is_some() || !hosted.queue.slots.is_empty() {
+                    append.routes = Routes::of(batch);
+                }
+                hosted.queue.append(append, &self.table, &self.rules, out);
+            }
             None => {
                 let refusal = self.not_here(queue, append.routing);
                 out.push(Action::Refuse { token: append.token, refusal });
@@ -185,10 +248,10 @@ impl Host {
 
     /// A queue that is not here may be on its way here, which frees nothing, or be elsewhere.
     fn not_here(&self, queue: QueueId, asked_under: RoutingVersion) -> Refusal {
-        if self.ours.contains(&queue) || asked_under > self.routing {
+        if self.ours.contains(&queue) || asked_under > self.table.version {
             return Refusal::new(Code::NotYet, format!("queue {queue} is not open here yet"));
         }
-        stale(format!("queue {queue} is not served here"), self.routing)
+        stale(format!("queue {queue} is not served here"), self.table.version)
     }
 
     /// Does what the coordinator says.
@@ -205,6 +268,7 @@ impl Host {
                 {
                     self.forget_copy(queue, attempt, out);
                 }
+                self.note_dropped(queue, uuid, attempt);
                 out.push(Action::Tell(FromWorker::CopyDropped { queue, attempt }));
             }
             step => {
@@ -218,12 +282,27 @@ impl Host {
                         hosted.unseal(queue, attempt, out);
                         self.release(now, queue, out);
                     }
-                    Step::Start(setup) => hosted.start(queue, &setup, out),
+                    Step::Start(setup) => {
+                        hosted.start(queue, &setup, out);
+                        hosted.tell_passed(out);
+                    }
                     Step::Raise(to) => {
                         if hosted.raise(&to, out) {
                             let RightEpoch { right, epoch, .. } = to;
                             out.push(Action::Tell(FromWorker::RightRaised { right, epoch }));
                         }
+                    }
+                    Step::SealSlots { epoch, moved } => {
+                        hosted.seal_slots(queue, epoch, &moved, out);
+                        // It may have taken effect already.
+                        hosted.learn_moves(queue, &self.table.moves, out);
+                    }
+                    Step::AwaitFence { subscription, fence, at } => {
+                        hosted.fences.watch(subscription, fence, at);
+                        hosted.tell_passed(out);
+                    }
+                    Step::FencesPassed { subscription, passed } => {
+                        hosted.pass_fences(queue, subscription, passed, out);
                     }
                     Step::Revoke { right, epoch } => {
                         if let Some(right) = hosted.rights.get_mut(&right) {
@@ -254,6 +333,7 @@ impl Host {
         self.open_copy(id);
         let hosted = self.hosted.entry(id).or_insert_with(|| Hosted::new(Queue::new(open)));
         hosted.open(open, fresh, out);
+        hosted.learn_moves(id, &self.table.moves, out);
         self.release(now, id, out);
     }
 
@@ -268,18 +348,17 @@ impl Host {
     /// acks, then opens, which may list what those acks are about, each followed by what came after
     /// it.
     fn release(&mut self, now: Time, id: QueueId, out: &mut Vec<Action>) {
-        let (routing, rules) = (self.routing, self.rules);
         let Some(hosted) = self.hosted.get_mut(&id) else { return };
         if hosted.queue.sealed().is_some() {
             return;
         }
-        hosted.release(routing, &rules, out);
+        hosted.release(&self.table, &self.rules, out);
         for right in hosted.rights.values_mut() {
             right.release_acks(out);
         }
         let opens = hosted.take_held_opens();
         self.unwritten.extend(hosted.rights.keys());
-        for HeldOpen { stream, request, frames } in opens {
+        for HeldOpen { stream, request, frames, .. } in opens {
             match self.open_right(now, stream, &request, out) {
                 Ok(()) => {
                     for frame in &frames {
@@ -341,6 +420,10 @@ impl Host {
         if let Some(hosted) = self.hosted.get(queue) {
             return Some(format!("the queue is open here under epoch {}", hosted.queue.epoch()));
         }
+        let dropped = self.dropped.get(queue).filter(|(of, over)| of == uuid && attempt <= over);
+        if let Some((_, over)) = dropped {
+            return Some(format!("it is for attempt {attempt}, and {over} is over"));
+        }
         let newer =
             self.copies.get(queue).filter(|c| c.uuid() == *uuid && c.attempt() > *attempt)?;
         Some(format!("it is for attempt {attempt}, and the copy is for {}", newer.attempt()))
@@ -352,6 +435,13 @@ impl Host {
             out.push(Action::Forget(queue));
             let record = ControlRecord::CopyDropped { uuid: copy.uuid(), attempt };
             out.push(Action::Write { queue, record });
+        }
+    }
+
+    fn note_dropped(&mut self, queue: QueueId, uuid: Uuid, attempt: Attempt) {
+        let known = self.dropped.entry(queue).or_insert((uuid, attempt));
+        if known.0 != uuid || known.1 < attempt {
+            *known = (uuid, attempt);
         }
     }
 
@@ -456,7 +546,7 @@ impl Host {
     pub fn copy_next(&self, asked: &CopyFrom) -> CopyNext {
         match self.hosted.get(&asked.queue) {
             Some(hosted) => hosted.copy_next(asked),
-            None => CopyNext::Over(self.not_here(asked.queue, self.routing)),
+            None => CopyNext::Over(self.not_here(asked.queue, self.table.version)),
         }
     }
 
@@ -494,7 +584,7 @@ impl Host {
                 return;
             }
             if let Some(mut hosted) = self.hosted.remove(&queue) {
-                hosted.leave(self.routing, out);
+                hosted.leave(self.table.version, out);
             }
             out.push(Action::Forget(queue));
         }
@@ -647,6 +737,9 @@ impl Host {
             out.extend(record.map(|record| Action::Write { queue: id.queue, record }));
             out.extend(confirm.map(|(stream, confirmed)| Action::Confirm { stream, confirmed }));
         }
+        for hosted in self.hosted.values_mut().filter(|hosted| hosted.fences.is_watched()) {
+            hosted.tell_passed(out);
+        }
     }
 
     /// Whether [`Host::write_acks`] has something to write.
@@ -679,8 +772,19 @@ impl Host {
         let hosted = self.hosted.get_mut(&id.queue)?;
         let end = hosted.queue.durable();
         let right = hosted.rights.get_mut(id)?;
-        let selection = right.select(base, batch, &matching, end, &rules);
-        if right.floor_is_ahead_by(rules.floor_every_offsets) {
+        let is_ordered = hosted
+            .subscriptions
+            .get(&id.subscription)
+            .is_some_and(|setup| setup.order == Order::Key);
+        let moves = &self.table.moves;
+        let gate = if is_ordered && moves.gave(id.queue) {
+            hosted.fences.gate(id.queue, id.subscription, moves)
+        } else {
+            None
+        };
+        let selection = right.select(base, batch, &matching, gate, end, &rules);
+        let is_ahead = right.floor_is_ahead_by(rules.floor_every_offsets);
+        if is_ahead || hosted.fences.is_watched() {
             self.unwritten.insert(*id);
         }
         selection
@@ -739,6 +843,9 @@ impl Host {
     /// # Errors
     /// [`Code::Damaged`] for a record that cannot be about this queue.
     pub fn replay_record(&mut self, id: QueueId, record: ControlRecord) -> Result<bool, Refusal> {
+        if let ControlRecord::SlotsMoved { through, moves } = &record {
+            self.table.moves.extend(*through, moves.iter().cloned())?;
+        }
         match record {
             ControlRecord::Copying { uuid, name, epoch, attempt } => {
                 let born = self.next_number();
@@ -750,7 +857,10 @@ impl Host {
                 copy.replay_copied(&snapshot)?;
                 return Ok(false);
             }
-            ControlRecord::CopyDropped { .. } => return Ok(self.copies.remove(&id).is_some()),
+            ControlRecord::CopyDropped { uuid, attempt } => {
+                self.note_dropped(id, uuid, attempt);
+                return Ok(self.copies.remove(&id).is_some());
+            }
             ControlRecord::Removed { epoch, .. } => {
                 self.hosted.remove(&id);
                 let remembered = self.removed.entry(id).or_default();
@@ -776,6 +886,7 @@ impl Host {
         let mut hosts: Vec<Host> = (0..shards).map(|_| Host::new(self.rules)).collect();
         for (id, hosted) in self.hosted {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.table.moves = self.table.moves.clone();
                 host.hosted.insert(id, hosted);
             }
         }
@@ -788,6 +899,11 @@ impl Host {
         for (id, epoch) in self.removed {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
                 host.removed.insert(id, epoch);
+            }
+        }
+        for (id, over) in self.dropped {
+            if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.dropped.insert(id, over);
             }
         }
         hosts
@@ -826,6 +942,7 @@ fn state(hosted: &Hosted, id: QueueId, subscription: SubscriptionId) -> Option<R
             floor,
             lag_messages,
             in_flight_messages: rights().map(|right| right.in_flight() as u64).sum(),
+            fenced_messages: rights().map(|right| right.fenced_messages() as u64).sum(),
             member: member.cloned(),
         },
     })
@@ -838,3 +955,7 @@ mod tests;
 #[cfg(test)]
 #[path = "move_tests.rs"]
 mod move_tests;
+
+#[cfg(test)]
+#[path = "grow_tests.rs"]
+mod grow_tests;

@@ -1,8 +1,12 @@
 use proptest::prelude::*;
+use ringway_proto::batch::BatchBuilder;
 use ringway_proto::control::{GrantedRight, Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
+use ringway_proto::message::Message;
+use ringway_proto::routing::Routing;
 use ringway_proto::{
-    Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session, SubscriptionName,
+    Class, Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session,
+    SubscriptionName,
 };
 
 use super::*;
@@ -31,6 +35,7 @@ fn open(epoch: u64) -> Step {
         max_body_bytes: 100,
         subscriptions: vec![],
         rights: vec![],
+        moves: vec![],
     })
 }
 
@@ -83,10 +88,11 @@ impl Bench {
             count: 2,
             largest_body_bytes: 10,
             batch_bytes: 100,
+            routes: Routes::default(),
         };
         change(&mut append);
         let mut out = Vec::new();
-        self.host.append(queue(), append, &mut out);
+        self.host.append(queue(), append, &any_batch(), &mut out);
         out
     }
 
@@ -115,6 +121,18 @@ impl Bench {
         }
         again
     }
+}
+
+/// A batch of one message without a key.
+pub(super) fn any_batch() -> Batch {
+    let mut builder = BatchBuilder::new();
+    builder.push(&Message::new(Class::new("a.x").unwrap(), "body"));
+    Batch::parse(builder.finish(WallTime(0))).unwrap()
+}
+
+fn route(host: &mut Host, version: u64, ours: BTreeSet<QueueId>) {
+    let routing = Routing { version: RoutingVersion(version), ..Routing::default() };
+    host.set_routing(Arc::new(Router::new(routing).unwrap()), ours, &mut Vec::new());
 }
 
 fn store(token: Token, at: u64) -> Vec<Action> {
@@ -194,15 +212,15 @@ fn a_batch_is_checked_in_the_order_of_the_design() {
 #[test]
 fn a_queue_that_is_not_here_frees_nothing_while_it_may_be_on_its_way() {
     let mut bench = Bench::new();
-    bench.host.set_routing(RoutingVersion(5), BTreeSet::new());
+    route(&mut bench.host, 5, BTreeSet::new());
     let asked = |bench: &mut Bench, version: u64| {
         refusal(&bench.append(1, 0, |a| a.routing = RoutingVersion(version)))
     };
     assert_eq!(asked(&mut bench, 5), Some(Code::StaleRouting));
     assert_eq!(asked(&mut bench, 6), Some(Code::NotYet));
-    bench.host.set_routing(RoutingVersion(6), BTreeSet::from([queue()]));
+    route(&mut bench.host, 6, BTreeSet::from([queue()]));
     assert_eq!(asked(&mut bench, 6), Some(Code::NotYet));
-    bench.host.set_routing(RoutingVersion(4), BTreeSet::new());
+    route(&mut bench.host, 4, BTreeSet::new());
     assert_eq!(bench.host.routing(), RoutingVersion(6), "an older table changes nothing");
 }
 
@@ -482,7 +500,7 @@ enum Logged {
 fn views(host: &Host) -> Vec<impl PartialEq + std::fmt::Debug + use<>> {
     let view = |(id, hosted): (QueueId, &Hosted)| {
         let rights: Vec<_> = hosted.rights.iter().map(|(id, r)| (*id, r.durable_view())).collect();
-        (id, hosted.queue.durable_view(), rights)
+        (id, hosted.queue.durable_view(), rights, hosted.fences.durable_view())
     };
     host.queues().map(view).collect()
 }
@@ -539,11 +557,12 @@ proptest! {
                         count,
                         largest_body_bytes: 1,
                         batch_bytes: 1,
+                        routes: Routes::default(),
                     };
                     header = Some(append.clone());
                     // Held appends are not under test here.
                     if host.queue(queue()).is_some_and(|h| h.queue.sealed().is_none()) {
-                        host.append(queue(), append, &mut out);
+                        host.append(queue(), append, &any_batch(), &mut out);
                     }
                 }
                 Op::Open { subscription, open, acks } => {

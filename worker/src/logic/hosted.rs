@@ -8,13 +8,17 @@ use ringway_proto::control::{
     CopyFrom, CopySealed, CopyState, FromWorker, HeldQueue, OpenQueue, OpenRight, RightEpoch,
     Start, SubscriptionSetup,
 };
+use ringway_proto::routing::moves::{Fence, Moves, SlotMove};
 use ringway_proto::{
-    Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
+    Attempt, Code, Epoch, MoveNumber, Offset, QueueId, Refusal, RightId, RoutingVersion,
+    SubscriptionId, Time,
 };
 
 use super::ages::Ages;
 use super::delivery::{Frame, Right};
+use super::fences::Fences;
 use super::queue::{Queue, stale};
+use super::slots::Table;
 use super::{Action, Rules, StreamId};
 use crate::records::ControlRecord;
 
@@ -44,11 +48,13 @@ pub struct HeldOpen {
     pub request: OpenRight,
     /// What came after it on that stream, in order.
     pub frames: Vec<Frame>,
+    /// The sum of their [`Frame::weight`].
+    weight: usize,
 }
 
-/// How many frames an open that waits keeps. Beyond that its stream is ended, and the holder lists
-/// everything when it opens again.
-const HELD_FRAMES: usize = 1024;
+/// How much an open that waits keeps, as [`Frame::weight`]: under a megabyte. Beyond that its
+/// stream is ended, and the holder lists everything when it opens again.
+const HELD_WEIGHT: usize = 8192;
 
 /// A queue of this worker.
 #[derive(Clone, Debug)]
@@ -61,6 +67,8 @@ pub struct Hosted {
     pub rights: BTreeMap<RightId, Right>,
     /// When its messages arrived.
     pub ages: Ages,
+    /// What its readers have to have read elsewhere first.
+    pub fences: Fences,
     /// Opens that wait for a seal to be lifted, the newest of each right.
     held_opens: BTreeMap<RightId, HeldOpen>,
 }
@@ -74,6 +82,7 @@ impl Hosted {
             subscriptions: BTreeMap::new(),
             rights: BTreeMap::new(),
             ages: Ages::default(),
+            fences: Fences::default(),
             held_opens: BTreeMap::new(),
         }
     }
@@ -127,6 +136,9 @@ impl Hosted {
         }
         for right in &open.rights {
             self.raise(right, out);
+        }
+        for moved in &open.moves {
+            self.take_move(id, moved, out);
         }
         // The epoch comes last: a crash may leave any prefix of these records, and the worker that
         // reports the epoch is not told again what belongs to it.
@@ -218,6 +230,94 @@ impl Hosted {
             }
         }
         self.tell_sealed(id, out);
+    }
+
+    /// Seals the queue for a move that it was sealed for when it was open elsewhere.
+    fn take_move(&mut self, id: QueueId, moved: &SlotMove, out: &mut Vec<Action>) {
+        if self.queue.slots.is_sealed_for(moved.number) {
+            return;
+        }
+        let end = moved.ends.iter().find(|end| end.queue == id).map_or(Offset(0), |end| end.at);
+        // All of it came with the queue.
+        if let Ok(record) = self.queue.slots.seal(moved.clone(), end, end) {
+            out.push(Action::Write { queue: id, record });
+        }
+    }
+
+    /// Seals the queue for what a move takes from it or gives it, and says where that ends once
+    /// all that was taken is durable or taken back. A queue that is sealed to be moved does not
+    /// answer: it will be asked again, there or here.
+    pub fn seal_slots(
+        &mut self,
+        id: QueueId,
+        epoch: Epoch,
+        moved: &SlotMove,
+        out: &mut Vec<Action>,
+    ) {
+        if epoch != self.queue.epoch() || self.queue.sealed().is_some() {
+            return;
+        }
+        let number = moved.number;
+        if !self.queue.slots.is_sealed_for(number) {
+            let (end, durable) = (self.queue.end(), self.queue.durable());
+            // A move that contradicts itself is not answered; the coordinator checks what it makes.
+            let Ok(record) = self.queue.slots.seal(moved.clone(), end, durable) else { return };
+            out.push(Action::Write { queue: id, record });
+        }
+        if let Some(at) = self.queue.slots.sealed_at(number) {
+            self.tell_slots(id, number, at, out);
+        }
+    }
+
+    fn tell_slots(&self, id: QueueId, number: MoveNumber, at: Offset, out: &mut Vec<Action>) {
+        let epoch = self.queue.epoch();
+        out.push(Action::Tell(FromWorker::SlotsSealed { queue: id, epoch, number, at }));
+    }
+
+    fn settle_slots(&mut self, id: QueueId, out: &mut Vec<Action>) {
+        for (number, at) in self.queue.slots.stored(self.queue.durable()) {
+            self.tell_slots(id, number, at, out);
+        }
+    }
+
+    /// Moves have taken effect: the journal has to know before anything is taken under them.
+    pub fn learn_moves(&mut self, id: QueueId, moves: &Moves, out: &mut Vec<Action>) {
+        let record = self.queue.slots.learn(moves);
+        out.extend(record.map(|record| Action::Write { queue: id, record }));
+    }
+
+    /// A subscription has passed fences: what waited for them is looked at again.
+    pub fn pass_fences(
+        &mut self,
+        id: QueueId,
+        subscription: SubscriptionId,
+        passed: Vec<Fence>,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.fences.pass(subscription, passed.iter().copied()) {
+            return;
+        }
+        let record = ControlRecord::FencesPassed { subscription, passed };
+        out.push(Action::Write { queue: id, record });
+        for (right, state) in &mut self.rights {
+            if right.subscription == subscription && state.look_behind_fences() {
+                out.push(Action::Look(*right));
+            }
+        }
+    }
+
+    /// Tells the coordinator which fences at this queue are passed, of those that it waits for.
+    /// An end beyond the last message is that of a batch which did not fit the disk.
+    pub fn tell_passed(&mut self, out: &mut Vec<Action>) {
+        let durable = self.queue.durable();
+        let rights = &self.rights;
+        let is_past = |subscription: SubscriptionId, at: Offset| {
+            let mut of = rights.iter().filter(|(id, _)| id.subscription == subscription).peekable();
+            of.peek().is_some() && of.all(|(_, right)| right.is_past(at.min(durable)))
+        };
+        for (subscription, fence) in self.fences.take_passed(is_past) {
+            out.push(Action::Tell(FromWorker::FencePassed { subscription, fence }));
+        }
     }
 
     fn tell_sealed(&self, id: QueueId, out: &mut Vec<Action>) {
@@ -320,6 +420,9 @@ impl Hosted {
     pub fn roll_back(&mut self, id: QueueId, out: &mut Vec<Action>) {
         if self.queue.end() > self.queue.durable() {
             self.queue.roll_back();
+            let corrected = self.queue.slots.roll_back(self.queue.durable());
+            out.extend(corrected.into_iter().map(|record| Action::Write { queue: id, record }));
+            self.settle_slots(id, out);
             self.tell_sealed(id, out);
         }
     }
@@ -329,7 +432,7 @@ impl Hosted {
     pub fn hold_open(&mut self, stream: StreamId, request: &OpenRight, out: &mut Vec<Action>) {
         let request = request.clone();
         let right = request.right;
-        let open = HeldOpen { stream, request, frames: Vec::new() };
+        let open = HeldOpen { stream, request, frames: Vec::new(), weight: 0 };
         if let Some(older) = self.held_opens.insert(right, open) {
             out.push(Action::Close { stream: older.stream, refusal: None });
         }
@@ -346,7 +449,8 @@ impl Hosted {
         let Some(open) = self.held_opens.get_mut(right).filter(|open| open.stream == stream) else {
             return false;
         };
-        if open.frames.len() < HELD_FRAMES {
+        open.weight += frame.weight();
+        if open.weight <= HELD_WEIGHT {
             open.frames.push(frame.clone());
         } else {
             self.held_opens.remove(right);
@@ -386,12 +490,12 @@ impl Hosted {
     }
 
     /// Decides anew about the appends that waited, if the seal is lifted.
-    pub fn release(&mut self, routing: RoutingVersion, rules: &Rules, out: &mut Vec<Action>) {
+    pub fn release(&mut self, table: &Table, rules: &Rules, out: &mut Vec<Action>) {
         if self.queue.sealed().is_some() {
             return;
         }
         for append in self.queue.take_held() {
-            self.queue.append(append, routing, rules, out);
+            self.queue.append(append, table, rules, out);
         }
     }
 
@@ -422,6 +526,7 @@ impl Hosted {
         out.extend(self.rights.keys().map(|right| Action::Look(*right)));
         // What was under way when the seal came is durable now; it comes here only once, for
         // nothing is taken after it.
+        self.settle_slots(id, out);
         self.tell_sealed(id, out);
         true
     }
@@ -471,6 +576,11 @@ impl Hosted {
             }
             ControlRecord::Split { right, into } => self.replay_split(right, &into)?,
             ControlRecord::Merged { parts, into } => self.replay_merge(&parts, &into)?,
+            ControlRecord::SlotsSealed { moved, at } => self.queue.slots.restore(moved, at)?,
+            ControlRecord::SlotsMoved { through, .. } => self.queue.slots.set_known(through),
+            ControlRecord::FencesPassed { subscription, passed } => {
+                self.fences.pass(subscription, passed);
+            }
         }
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Right {
         for at in gone {
             whole.flight.remove(at);
             // Also what timed out: its holder may have it still.
-            whole.fenced.insert(at);
+            whole.foreign.insert(at);
         }
         let mut stays = into.iter().filter(|part| part.epoch == whole.epoch);
         if let Some(part) = stays.next() {
@@ -136,6 +136,8 @@ impl Right {
         self.id.lanes = lanes;
         self.layers = self.layers.within(lanes);
         self.flight.set_sendable(lanes);
+        // What was left out of the lanes that went is passed over now: else the floor stays there.
+        self.look_again(self.cursor.floor());
     }
 
     /// The right that these parts, which nobody holds, become.

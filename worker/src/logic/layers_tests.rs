@@ -68,7 +68,7 @@ fn sent(right: &mut Right) -> BTreeMap<u64, u16> {
     let mut last = None;
     while let Some(at) = right.wants(end, &Rules::default()).filter(|at| last != Some(*at)) {
         last = Some(at);
-        let picked = right.select(Offset(0), &batch, &[true], end, &Rules::default());
+        let picked = right.select(Offset(0), &batch, &[true], None, end, &Rules::default());
         let entries = picked.into_iter().flat_map(|picked| picked.entries);
         sent.extend(entries.map(|entry| (u64::from(entry.index), entry.delivery)));
     }

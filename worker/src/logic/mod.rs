@@ -20,6 +20,7 @@ pub mod copy;
 pub mod cursor;
 pub mod dedup;
 pub mod delivery;
+pub mod fences;
 pub mod flight;
 pub mod host;
 pub mod hosted;
@@ -27,6 +28,8 @@ pub mod layers;
 pub mod pace;
 pub mod queue;
 pub mod ranges;
+pub mod rounds;
+pub mod slots;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
 pub type Token = u64;

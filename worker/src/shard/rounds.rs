@@ -1,9 +1,9 @@
 //! What a shard gives the journal, and what follows once it is on disk. It promises that nothing
 //! is answered before its write, and everything in order. At most one round of a shard is under
 //! way: so when the disk is full, everything that is not durable is known and can be taken back,
-//! and no later round can slip in behind the gap.
+//! and no later round can slip in behind the gap. What becomes of it then is not decided here.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ringway_proto::control::FromWorker;
 use ringway_proto::data::AckConfirmed;
@@ -15,13 +15,11 @@ use tracing::{error, warn};
 use super::copies::{CopyAnswer, Written};
 use super::{Holdings, Out, Shard, Waiting, answer, wall_now};
 use crate::journal::{Journal, JournalError, Location, Record, RecordKind};
+use crate::logic::rounds::{self, Gathered, Part};
 use crate::logic::{StreamId, Token};
 use crate::metrics::group_of;
 use crate::records::ControlRecord;
 use crate::worker::fail;
-
-/// How long to wait before a full disk is tried again.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// What happens once everything before it is durable.
 pub(super) enum Then {
@@ -48,13 +46,24 @@ struct Item {
     then: Then,
 }
 
+impl Item {
+    fn part(&self) -> Part {
+        match self.then {
+            Then::Stored { token, .. } => Part::Batch(token),
+            Then::Copied(_) => Part::Copied,
+            Then::Repeat { token, at } => Part::Repeat(token, at),
+            _ => Part::Other,
+        }
+    }
+}
+
 /// The answer of the journal.
 pub(super) type Done = Result<Vec<Location>, JournalError>;
 
 /// The round under way, and what is gathered for the next one.
 pub(super) struct Rounds {
     journal: Journal,
-    pending: Vec<Item>,
+    gathered: Gathered<Item>,
     under_way: Option<Vec<Item>>,
     /// The disk was full: what comes next waits until then, control records first.
     retry_at: Option<Instant>,
@@ -65,12 +74,13 @@ pub(super) struct Rounds {
 impl Rounds {
     pub fn new(journal: Journal) -> Self {
         let (finished, done) = mpsc::unbounded_channel();
-        Self { journal, pending: Vec::new(), under_way: None, retry_at: None, done, finished }
+        let gathered = Gathered::default();
+        Self { journal, gathered, under_way: None, retry_at: None, done, finished }
     }
 
     /// Whether nothing is written and nothing waits for it.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.under_way.is_none()
+        self.gathered.is_empty() && self.under_way.is_none()
     }
 
     pub fn retry_at(&self) -> Option<Instant> {
@@ -84,26 +94,12 @@ impl Rounds {
         record: &ControlRecord,
     ) -> Result<(), Refusal> {
         let record = Record::control(queue, epoch, wall_now(), record.encode()?);
-        self.pending.push(Item { record: Some(record), then: Then::Nothing });
+        self.gathered.push(Item { record: Some(record), then: Then::Nothing });
         Ok(())
     }
 
     pub fn write_copy(&mut self, record: Record, written: Written) {
-        self.pending.push(Item { record: Some(record), then: Then::Copied(written) });
-    }
-
-    /// What goes into the next round: everything, or after a full disk only what comes before the
-    /// first batch, because acks may still fit where a batch does not.
-    fn next(&mut self) -> Vec<Item> {
-        let was_full = self.retry_at.take().is_some();
-        let is_batch = |item: &Item| matches!(item.then, Then::Stored { .. } | Then::Copied(_));
-        match self.pending.iter().position(is_batch) {
-            Some(first) if was_full && first > 0 => {
-                let rest = self.pending.split_off(first);
-                std::mem::replace(&mut self.pending, rest)
-            }
-            _ => std::mem::take(&mut self.pending),
-        }
+        self.gathered.push(Item { record: Some(record), then: Then::Copied(written) });
     }
 }
 
@@ -124,7 +120,7 @@ impl Shard {
             body: batch.bytes().clone(),
         };
         let then = Then::Stored { token, queue, at };
-        self.rounds.pending.push(Item { record: Some(record), then });
+        self.rounds.gathered.push(Item { record: Some(record), then });
     }
 
     /// Does `then` once everything that was written before is durable.
@@ -132,7 +128,7 @@ impl Shard {
         if self.rounds.is_idle() {
             self.follow(then, None);
         } else {
-            self.rounds.pending.push(Item { record: None, then });
+            self.rounds.gathered.push(Item { record: None, then });
         }
     }
 
@@ -150,11 +146,11 @@ impl Shard {
             self.host.write_acks(&mut out);
             self.act(out);
         }
-        if self.rounds.pending.is_empty() {
-            self.rounds.retry_at = None;
+        self.rounds.retry_at = None;
+        if self.rounds.gathered.is_empty() {
             return;
         }
-        let mut round = self.rounds.next();
+        let mut round = self.rounds.gathered.next(Item::part);
         let records: Vec<Record> = round.iter().filter_map(|item| item.record.clone()).collect();
         if records.is_empty() {
             for item in round.drain(..) {
@@ -196,29 +192,18 @@ impl Shard {
 
     fn disk_full(&mut self, round: Vec<Item>) {
         warn!("no room on disk: publishes are refused");
-        let refusal = Refusal::new(ringway_proto::Code::DiskFull, "the worker's disk is full")
-            .hint("make room on the worker's disk; it goes on by itself");
-        let gathered = std::mem::take(&mut self.rounds.pending);
-        for item in round.into_iter().chain(gathered) {
-            match item.then {
-                Then::Stored { token, .. } => self.answer(token, Err(refusal.clone())),
-                Then::Repeat { token, at } if !self.is_durable(token, at) => {
-                    self.answer(token, Err(refusal.clone()));
-                }
-                // It is fetched again.
-                Then::Copied(_) => {}
-                _ => self.rounds.pending.push(item),
-            }
+        let (host, waiting) = (&self.host, &self.waiting);
+        let is_durable = |token, at| {
+            let queue = waiting.get(&token).and_then(|w: &Waiting| host.queue(w.header.queue));
+            queue.is_some_and(|hosted| at < hosted.queue.durable())
+        };
+        for token in self.rounds.gathered.put_back(round, Item::part, is_durable) {
+            self.answer(token, Err(rounds::refusal()));
         }
         let mut out = Vec::new();
         self.host.roll_back(&mut out);
         self.act(out);
-        self.rounds.retry_at = Some(Instant::now() + RETRY);
-    }
-
-    fn is_durable(&self, token: Token, at: Offset) -> bool {
-        let queue = self.waiting.get(&token).and_then(|w| self.host.queue(w.header.queue));
-        queue.is_some_and(|hosted| at < hosted.queue.durable())
+        self.rounds.retry_at = Some(Instant::now() + rounds::RETRY);
     }
 
     fn follow(&mut self, then: Then, location: Option<Location>) {

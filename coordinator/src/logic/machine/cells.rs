@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringway_proto::{Filter, GroupId, Lanes, MemberId, QueueId, RightId, SubscriptionId, Time};
+use ringway_proto::{GroupId, Lanes, MemberId, QueueId, RightId, SubscriptionId, Time};
 
 use super::super::plan::{Item, Node, Pin, Plan, right_point};
 use super::super::rights::Right;
@@ -99,7 +99,9 @@ impl Machine {
         let others = self.rights.len().saturating_sub(rights().count());
         // Queues that get nothing are not worth a split.
         let weights = if in_use { weights } else { Vec::new() };
-        let wanted = depth(queues, &weights, finest, MAX_RIGHTS.saturating_sub(others));
+        let most = queues.saturating_mul(self.setup.ranges_per_queue as usize);
+        let most = most.min(MAX_RIGHTS.saturating_sub(others));
+        let wanted = depth(queues, &weights, finest, most);
         // A merge waits until no split is under way.
         let is_late = wanted < finest && rights().any(Right::is_changing);
         let depth = if is_late { finest } else { wanted };
@@ -139,13 +141,23 @@ impl Machine {
         }
     }
 
-    /// A binding changed what goes where for these classes.
-    pub(super) fn note_binding(&mut self, now: Time, filter: &Filter) {
-        let reads = |row: &&SubscriptionRow| row.setup.filter.overlaps(filter);
-        let ids: Vec<SubscriptionId> =
-            self.catalog.subscriptions().filter(reads).map(|row| row.setup.id).collect();
-        for id in ids {
-            self.rights_due(now, id, false);
+    /// The groups that each subscription gets messages in under the routing that holds.
+    pub(super) fn uses(&self) -> BTreeMap<SubscriptionId, BTreeSet<GroupId>> {
+        let used = |row: &SubscriptionRow| self.catalog.groups_now(&row.setup.filter);
+        self.catalog.subscriptions().map(|row| (row.setup.id, used(row))).collect()
+    }
+
+    /// What goes where has changed: who got messages in these groups `before`, and gets them in
+    /// others now, has other queues to share.
+    pub(super) fn note_uses(
+        &mut self,
+        now: Time,
+        before: &BTreeMap<SubscriptionId, BTreeSet<GroupId>>,
+    ) {
+        for (id, used) in self.uses() {
+            if before.get(&id) != Some(&used) {
+                self.rights_due(now, id, false);
+            }
         }
     }
 

@@ -135,16 +135,19 @@ impl Machine {
             self.members.insert(key.clone(), row);
         }
         self.member_sessions.attach(&key, conn, now);
-        self.cover(subscription, join.start);
+        let covers_more = self.cover(subscription, join.start);
         if !same_share {
             self.rights_due(now, subscription, false);
         }
         self.await_start(now, key, join.incarnation, created, out);
+        if covers_more {
+            self.tell_fences_to(subscription, out);
+        }
         Ok(())
     }
 
     fn check_room(&self, join: &Join) -> Result<(), Refusal> {
-        let Ok(row) = self.catalog.subscription_named(&join.name) else {
+        let Some(row) = self.catalog.find_subscription(&join.name) else {
             let groups = self.catalog.groups_for_filter(&join.filter);
             let new: u32 =
                 groups.iter().filter_map(|id| self.catalog.group(*id)).map(|g| g.queues).sum();

@@ -8,12 +8,14 @@
 
 mod admin;
 mod cells;
+mod decisive;
 mod explain;
 mod lanes;
 mod members;
 mod moves;
 mod planning;
 mod queues;
+mod slots;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use ringway_proto::admin::{AdminRequest, AdminResponse};
 use ringway_proto::control::{FromClient, FromWorker, ToClient, ToWorker};
 use ringway_proto::hash::hash;
-use ringway_proto::routing::{GroupRoute, QueueRoute, Routing, WorkerRoute, even_slots};
+use ringway_proto::routing::{GroupRoute, QueueRoute, Routing, WorkerRoute};
 use ringway_proto::{
     Code, MemberId, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time, Uuid, WorkerId,
 };
@@ -39,6 +41,7 @@ use super::plans::{PlanLog, PlanRow};
 use super::rights::Right;
 use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, MoveStep, Row, WorkerRow};
 use super::sessions::{Conn, Sessions};
+use super::slots::SlotMoves;
 use super::timing::Timing;
 
 pub use self::snapshot::{Balance, Snapshot, SubscriptionSnapshot};
@@ -191,10 +194,12 @@ pub struct Setup {
     pub epoch_ms: u64,
     /// Where the identities of new queues come from: drawn at random at each start.
     pub seed: u128,
+    /// Into how many ranges of lanes the rights to a queue may be split; 1 for never.
+    pub ranges_per_queue: u32,
 }
 
 /// The state of the coordinator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     setup: Setup,
     meta: Meta,
@@ -204,6 +209,9 @@ pub struct Machine {
     graves: BTreeMap<(WorkerId, QueueId), GraveRow>,
     members: BTreeMap<(SubscriptionId, MemberId), MemberRow>,
     rights: BTreeMap<RightId, Right>,
+    slot_moves: SlotMoves,
+    /// Moves of slots may have a step to take.
+    slots_due: bool,
     /// Every right that has a deadline; also some that have none any more.
     revoking: BTreeSet<RightId>,
 
@@ -223,6 +231,8 @@ pub struct Machine {
     moves_due: bool,
     /// Since when the queue is to be sealed that is so the longest.
     sealing_since: Option<Time>,
+    /// When the first of those that could not be sealed yet said so.
+    declined_at: Option<Time>,
     /// Since when workers are down, until their moves are given up.
     down_since: BTreeMap<WorkerId, Time>,
     /// Copies that connected workers have not said to have removed.
@@ -273,6 +283,8 @@ impl Machine {
             graves: BTreeMap::new(),
             members: BTreeMap::new(),
             rights: BTreeMap::new(),
+            slot_moves: SlotMoves::default(),
+            slots_due: true,
             revoking: BTreeSet::new(),
             worker_sessions: Sessions::default(),
             member_sessions: Sessions::default(),
@@ -285,6 +297,7 @@ impl Machine {
             plans: PlanLog::default(),
             moves_due: true,
             sealing_since: None,
+            declined_at: None,
             down_since: BTreeMap::new(),
             drops: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -330,6 +343,8 @@ impl Machine {
                 self.revoking.insert(row.id);
                 self.rights.insert(row.id, Right::new(row, now, &self.setup.timing));
             }
+            Row::SlotMove(row) => self.slot_moves.restore(*row)?,
+            Row::Passed(row) => self.slot_moves.restore_passed(row),
             row => self.catalog.restore(row)?,
         }
         Ok(())
@@ -399,6 +414,7 @@ impl Machine {
     /// Ends a step: makes the plans that are due, lets rights take their steps, tells the routing
     /// where it changed, and lists the rows that changed.
     pub fn finish(&mut self, now: Time, out: &mut Effects) {
+        self.drive_slots(now, out);
         self.make_plans(now, out);
         self.drive_moves(now, out);
         self.drive_rights(now, out);
@@ -429,6 +445,10 @@ impl Machine {
             }
             Key::Right(id) => self.rights.get(id).map(|r| Row::Right(r.row().clone())),
             Key::Plan(number) => self.plans.get(*number).cloned().map(Row::Plan),
+            Key::SlotMove(number) => {
+                self.slot_moves.row(*number).cloned().map(|row| Row::SlotMove(Box::new(row)))
+            }
+            Key::Passed(id) => self.slot_moves.passed_row(*id).map(Row::Passed),
             key => self.catalog.row(key),
         }
     }
@@ -475,9 +495,9 @@ impl Machine {
         let groups = self.catalog.groups().map(|group| GroupRoute {
             id: group.id,
             name: group.name.clone(),
-            ring_weight: group.ring_weight,
+            ring_weight: group.ring_weight.filter(|_| !group.off_ring),
             max_body_bytes: group.max_body_bytes,
-            slots: even_slots(group.queues),
+            slots: group.table(),
             queues: (0..group.queues).map(|index| queue(QueueId::new(group.id, index))).collect(),
         });
         let bindings = self.catalog.bindings().into_iter().map(|binding| {
@@ -493,6 +513,8 @@ impl Machine {
             groups: groups.collect(),
             bindings: bindings.collect(),
             workers: workers.collect(),
+            moved: self.slot_moves.through(),
+            moves: self.slot_moves.routed(),
         }
     }
 

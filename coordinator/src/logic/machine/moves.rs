@@ -48,6 +48,7 @@ impl Machine {
             }
         }
         self.sealing_since = self.queues.values().filter_map(|queue| queue.sealing_since).min();
+        self.declined_at = self.queues.values().filter_map(|queue| queue.declined_at).min();
     }
 
     /// The steps that can be taken now.
@@ -80,6 +81,7 @@ impl Machine {
                 MoveStep::Copying
                     if load.sealed < SEALED_AT_ONCE
                         && self.is_connected(from)
+                        && queue.declined_at.is_none()
                         && queue.copy.is_some_and(|copy| copy.is_close()) =>
                 {
                     load.sealed += 1;
@@ -254,6 +256,22 @@ impl Machine {
         self.note_moved(now, id, Some(worker), moved, out);
     }
 
+    /// The primary does not seal the queue: it has messages after all, or more is known of it than
+    /// a snapshot holds. In the second case the copy stays and goes on.
+    pub(super) fn note_declined(
+        &mut self,
+        now: Time,
+        worker: &WorkerId,
+        id: QueueId,
+        attempt: Attempt,
+    ) {
+        self.note_data(now, worker, id);
+        if self.queues.get_mut(&id).is_some_and(|queue| queue.declined(now, worker, attempt)) {
+            self.dirty.insert(Key::Queue(id));
+            self.moves_due = true;
+        }
+    }
+
     /// The target says that its copy is whole.
     pub(super) fn note_synced(
         &mut self,
@@ -320,13 +338,20 @@ impl Machine {
     }
 
     /// The queue is open at its primary.
-    pub(super) fn note_opened(&mut self, worker: &WorkerId, id: QueueId, epoch: Epoch) {
+    pub(super) fn note_opened(
+        &mut self,
+        worker: &WorkerId,
+        id: QueueId,
+        epoch: Epoch,
+        out: &mut Effects,
+    ) {
         if let Some(queue) = self.queues.get_mut(&id)
             && queue.is_led_by(worker)
             && queue.row().epoch == epoch
         {
             queue.opened = true;
             queue.came_from = None;
+            self.tell_fences(id, out);
         }
     }
 
@@ -356,6 +381,12 @@ impl Machine {
             self.down_since.remove(worker);
         }
         let patience = self.setup.timing.seal_patience;
+        if self.declined_at.is_some_and(|at| at + patience <= now) {
+            let over =
+                |queue: &&mut Queue| queue.declined_at.is_some_and(|at| at + patience <= now);
+            self.queues.values_mut().filter(over).for_each(|queue| queue.declined_at = None);
+            self.moves_due = true;
+        }
         if gone.is_empty() && self.sealing_since.is_none_or(|since| since + patience > now) {
             return;
         }
@@ -383,7 +414,8 @@ impl Machine {
         let timing = &self.setup.timing;
         let down = self.down_since.values().min().map(|since| *since + timing.move_patience);
         let sealed = self.sealing_since.map(|since| since + timing.seal_patience);
-        [sealed, down].into_iter().flatten().min()
+        let declined = self.declined_at.map(|at| at + timing.seal_patience);
+        [sealed, down, declined].into_iter().flatten().min()
     }
 
     /// The queues that are on their way.

@@ -22,13 +22,13 @@ use super::{Effects, Event, Machine};
 /// What is kept between the plans over one set of nodes.
 #[derive(Clone, Debug)]
 pub struct Planner<N> {
-    preferences: Preferences<N>,
+    pub(super) preferences: Preferences<N>,
     /// The nodes of the last plan, for the reasons of the next.
-    before: Vec<Node<N>>,
+    pub(super) before: Vec<Node<N>>,
     /// When the last plan was made.
-    planned_at: Option<Time>,
+    pub(super) planned_at: Option<Time>,
     /// When the next one may be made, if one is due.
-    due: Option<Time>,
+    pub(super) due: Option<Time>,
 }
 
 impl<N: RingNode> Default for Planner<N> {

@@ -16,9 +16,20 @@ impl Machine {
     /// Makes a group with its queues and the rights to them. Returns whether it is new.
     pub(super) fn create_group(&mut self, wish: GroupWish) -> Result<(GroupId, bool), Refusal> {
         let (group, created) = self.catalog.create_group(wish, &mut self.dirty)?;
-        let count = self.catalog.group(group).filter(|_| created).map_or(0, |row| row.queues);
+        if created {
+            self.create_queues(group);
+        }
+        Ok((group, created))
+    }
+
+    /// Makes the queues that a group has and that are not there.
+    pub(super) fn create_queues(&mut self, group: GroupId) {
+        let count = self.catalog.group(group).map_or(0, |row| row.queues);
         for index in 0..count {
             let id = QueueId::new(group, index);
+            if self.queues.contains_key(&id) {
+                continue;
+            }
             let row = QueueRow {
                 id,
                 uuid: self.new_uuid(id),
@@ -31,7 +42,6 @@ impl Machine {
             self.queues.insert(id, Queue::new(row));
             self.dirty.insert(Key::Queue(id));
         }
-        Ok((group, created))
     }
 
     /// Removes the queues of a group that is gone, and the rights to them.
@@ -94,6 +104,12 @@ impl Machine {
         self.rights.range(first..).take_while(move |(id, _)| id.is_beside(&first))
     }
 
+    /// The queues that a subscription reads, in their order.
+    pub(super) fn queues_read_by(&self, subscription: SubscriptionId) -> Vec<QueueId> {
+        let first = self.rights_in(subscription).filter(|(_, right)| is_first(right));
+        first.map(|(id, _)| id.queue).collect()
+    }
+
     /// The rights of a subscription, in the order of their queues.
     pub(super) fn rights_in(
         &self,
@@ -133,6 +149,7 @@ impl Machine {
             if self.cover(id, Start::Start) {
                 self.rights_due(now, id, false);
                 self.start_subscription(now, id, out);
+                self.tell_fences_to(id, out);
             }
         }
     }
@@ -195,6 +212,7 @@ impl Machine {
             messages.push(ToWorker::OpenQueue(self.open_queue(row, &rights)));
         }
         messages.extend(self.seal_of(id).map(|(_, seal)| seal));
+        messages.extend(self.slots_of(id));
         for right in rights.iter().filter_map(|id| self.rights.get(id)) {
             messages.extend(self.unanswered(right));
         }
@@ -221,6 +239,7 @@ impl Machine {
                 .filter_map(|right| self.setup_of(right.row().id.subscription, row.id))
                 .collect(),
             rights: of_queue().map(Right::epoch).filter(counts).collect(),
+            moves: self.slot_moves.of_queue(row.id),
         }
     }
 

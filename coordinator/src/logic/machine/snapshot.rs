@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::super::placement::Queue;
 use super::super::rights::Right;
 use super::super::rows::MoveStep;
-use super::super::split::MAX_RANGES_PER_QUEUE;
 use super::admin::{count, right_state};
 use super::members::MAX_MEMBERS;
 use super::moves::{MOVE_PHASES, move_phase};
@@ -131,15 +130,16 @@ impl Machine {
             members: count(self.members_of(id)),
             balance: balance(loads),
             rights,
-            useful_members: useful_members(self.queues_of(id)),
+            useful_members: self.useful_members(id),
         }
     }
-}
 
-/// How many members can have a share of so many queues: one for each range of lanes, as far as a
-/// subscription can have members.
-fn useful_members(queues: u32) -> u32 {
-    queues.saturating_mul(MAX_RANGES_PER_QUEUE).min(MAX_MEMBERS as u32)
+    /// How many members can have a share: one for each range of lanes of the queues that it gets
+    /// messages from, as far as a subscription can have members.
+    fn useful_members(&self, id: SubscriptionId) -> u32 {
+        let ranges = self.queues_of(id).saturating_mul(self.setup.ranges_per_queue);
+        ranges.min(MAX_MEMBERS as u32)
+    }
 }
 
 fn balance(loads: impl Iterator<Item = (u32, u32)>) -> Balance {

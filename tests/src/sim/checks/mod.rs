@@ -10,6 +10,7 @@ pub mod confirmed_acks;
 pub mod cursor_monotonic;
 pub mod heals;
 pub mod key_order;
+pub mod no_pause;
 pub mod nothing_invented;
 pub mod one_holder;
 pub mod one_primary;
@@ -38,12 +39,13 @@ impl fmt::Display for Violation {
 type Check = fn(&History) -> Vec<String>;
 
 /// Every check by its name.
-pub const CHECKS: [(&str, Check); 12] = [
+pub const CHECKS: [(&str, Check); 13] = [
     ("acked_survives", acked_survives::check),
     ("confirmed_acks", confirmed_acks::check),
     ("cursor_monotonic", cursor_monotonic::check),
     ("heals", heals::check),
     ("key_order", key_order::check),
+    ("no_pause", no_pause::check),
     ("nothing_invented", nothing_invented::check),
     ("one_holder", one_holder::check),
     ("one_primary", one_primary::check),

@@ -64,6 +64,14 @@ fn cursor(floor: u64) -> What {
     What::Cursor { right: right(), copy: Epoch(1), floor: Offset(floor) }
 }
 
+fn opened(name: &str, epoch: u64) -> What {
+    What::Opened { right: right(), copy: Epoch(1), epoch: Epoch(epoch), holder: holder(name) }
+}
+
+fn stored(number: u32, offset: u64) -> What {
+    What::Stored { queue: QUEUE, offset: Offset(offset), value: Some(value(number)) }
+}
+
 fn accepted(name: &str, epoch: u64) -> What {
     What::Accepted { queue: QUEUE, epoch: Epoch(epoch), worker: worker(name) }
 }
@@ -122,6 +130,16 @@ fn a_good_run_breaks_nothing() {
 }
 
 #[test]
+fn a_right_that_is_to_be_given_up_may_pause_and_so_may_any_where_something_breaks() {
+    let revoked = What::Revoked { right: right(), epoch: Epoch(1) };
+    let [begin, open, end] = [joined(Start::Start), opened("m", 1), What::Quiet];
+    let run = [What::Calm, begin, attempt(1), open, revoked, stored(1, 0), end];
+    assert_eq!(broken(&run), Vec::<&str>::new());
+    let [_, begin, tried, open, _, stored, end] = run;
+    assert_eq!(broken(&[begin, tried, open, stored, end]), Vec::<&str>::new());
+}
+
+#[test]
 fn every_check_finds_what_breaks_its_promise() {
     let halves = What::Raised {
         right: right().with(Lanes { start: 2048, end: 4096 }),
@@ -134,7 +152,7 @@ fn every_check_finds_what_breaks_its_promise() {
         to: Lanes { start: 2048, end: 4096 },
         holder: holder("m"),
     };
-    let table: [(&[What], &[&str]); 18] = [
+    let table: [(&[What], &[&str]); 19] = [
         // Acked and gone; acked, there, and never delivered.
         (&[attempt(1), ok(1, 0)], &["acked_survives"]),
         (&[joined(Start::Start), attempt(1), ok(1, 0), in_log(1, 0)], &["acked_survives"]),
@@ -156,6 +174,18 @@ fn every_check_finds_what_breaks_its_promise() {
         (&[What::Left { who: "w1".into(), why: "conflict".into() }], &["heals"]),
         // The second message of a key first; and back under one epoch.
         (&[attempt(1), attempt(2), handed("m", 1, 2, 1), handed("m", 1, 1, 0)], &["key_order"]),
+        // Durable and not sent a second later.
+        (
+            &[
+                What::Calm,
+                joined(Start::Start),
+                attempt(1),
+                opened("m", 1),
+                stored(1, 0),
+                What::Quiet,
+            ],
+            &["no_pause"],
+        ),
         (&[handed("m", 1, 9, 0)], &["nothing_invented"]),
         (
             &[

@@ -8,11 +8,11 @@ use ringway_client::logic::lane::{Action, Outcome};
 use ringway_client::logic::publisher::Publisher;
 use ringway_client::logic::report::{AckOutcome, Action as SeatAction};
 use ringway_client::logic::right::Hold;
-use ringway_proto::control::{FromClient, OpenRight, RightOpened, ToClient};
+use ringway_proto::control::{FromClient, OpenRight, Order, RightOpened, ToClient};
 use ringway_proto::data::{AckConfirmed, Deliver, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::hash::lane_of_message;
-use ringway_proto::routing::{Router, Routing};
+use ringway_proto::routing::Routing;
 use ringway_proto::{
     Code, Epoch, Holder, OpenNumber, Refusal, RightId, RoutingVersion, Time, Uuid, WorkerId, codec,
 };
@@ -60,6 +60,7 @@ impl Live {
                 let stream = ctx.net.open_stream(conn);
                 delivery.at = Some((conn, stream));
                 self.streams.insert((conn, stream), (*right, delivery.open));
+                self.every_stream.insert((conn, stream), *right);
                 for (kind, payload) in std::mem::take(&mut delivery.waiting) {
                     ctx.send(conn, End::Dialler, stream, kind, payload);
                 }
@@ -105,6 +106,14 @@ impl Live {
         Ok(())
     }
 
+    /// For the bug that ignores open numbers: a delivery counts for the newest open of its right.
+    pub(super) fn read_late(&mut self, right: RightId, payload: Bytes) -> Result<(), Refusal> {
+        let Some(delivery) = self.deliveries.get(&right) else { return Ok(()) };
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        let deliver = Deliver { open: delivery.open, ..Deliver::decode(payload)? };
+        seat.delivered(&right, &deliver)
+    }
+
     /// The coordinator says something.
     pub(super) fn told(&mut self, ctx: &mut Ctx, time: Time, message: ToClient) {
         if let ToClient::Routing(routing) = message {
@@ -116,9 +125,12 @@ impl Live {
         let Some(router) = self.router.clone() else { return };
         match message {
             ToClient::Routing(_) => {}
-            ToClient::Joined(joined) => {
+            ToClient::Joined(mut joined) => {
                 if joined.incarnation != holder.incarnation {
                     return;
+                }
+                if ctx.bug == Some(Bug::OrderLost) {
+                    joined.order = Order::None;
                 }
                 for granted in &joined.rights {
                     let (right, epoch) = (granted.right, granted.epoch);
@@ -171,19 +183,22 @@ impl Live {
     }
 
     fn routed(&mut self, ctx: &mut Ctx, time: Time, routing: Routing) {
-        let router = match Router::new(routing) {
-            Ok(router) => Arc::new(router),
-            Err(refusal) => return ctx.left("the router", &refusal),
-        };
-        if self.router.as_ref().is_some_and(|known| known.version() >= router.version()) {
+        if self.router.as_ref().is_some_and(|known| known.version() >= routing.version) {
             return;
         }
+        let router = match ctx.router(routing) {
+            Ok(router) => router,
+            Err(refusal) => return ctx.left("the router", &refusal),
+        };
         let is_first = self.router.replace(Arc::clone(&router)).is_none();
         if let Some(seat) = self.seat.as_mut().filter(|_| is_first) {
             seat.coordinator_up();
         }
         if let Some(publisher) = &mut self.publisher {
             publisher.routing(Arc::clone(&router), &mut self.actions);
+            if ctx.bug == Some(Bug::SentElsewhere) {
+                publisher.forget_places(&mut self.actions);
+            }
         } else if self.seat.is_none() {
             let producer = Uuid(u128::from(ctx.dice.roll()) << 64 | u128::from(ctx.dice.roll()));
             self.publisher = Some(Publisher::new(Arc::clone(&router), producer, ctx.dice.roll()));
@@ -326,6 +341,7 @@ impl Live {
                 let stream = ctx.net.open_stream(conn);
                 delivery.at = Some((conn, stream));
                 self.streams.insert((conn, stream), (right, open));
+                self.every_stream.insert((conn, stream), right);
                 ctx.send(conn, End::Dialler, stream, Kind::OpenRight, bytes);
             }
             None => delivery.waiting.push((Kind::OpenRight, bytes)),

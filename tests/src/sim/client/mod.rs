@@ -23,6 +23,7 @@ use ringway_proto::{
 
 use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Pid, Timer};
+use super::faults::Faults;
 use super::history::{Told, Value, What};
 use super::net::{ConnId, End, Item, StreamNo};
 use super::workload::{Producing, Serving};
@@ -60,6 +61,8 @@ pub(super) struct Live {
     pub leave_by: Option<u64>,
     deliveries: BTreeMap<RightId, Delivery>,
     streams: BTreeMap<(ConnId, StreamNo), (RightId, OpenNumber)>,
+    /// What every stream was about, also those that are gone.
+    every_stream: BTreeMap<(ConnId, StreamNo), RightId>,
     wake_at: Option<u64>,
     /// What the coordinator said to keep of rights, for the bug that keeps more.
     to_keep: BTreeMap<(RightId, Epoch), Lanes>,
@@ -102,7 +105,9 @@ impl Client {
             Purpose::Produce => None,
             Purpose::Serve(join) => {
                 let join = Join { incarnation, ..join.clone() };
-                let messages = ctx.dice.between(8, 60) as u32;
+                let few = ctx.dice.between(8, 60) as u32;
+                // Where nothing may pause a right, credit does not either.
+                let messages = if ctx.faults == Faults::All { few } else { 1000 };
                 Some(Seat::new(join, Credit { messages, bytes: 1 << 20 }))
             }
         };
@@ -120,6 +125,7 @@ impl Client {
             leave_by: None,
             deliveries: BTreeMap::new(),
             streams: BTreeMap::new(),
+            every_stream: BTreeMap::new(),
             wake_at: None,
             to_keep: BTreeMap::new(),
         });
@@ -144,8 +150,10 @@ impl Client {
     pub fn leave(&mut self, ctx: &mut Ctx) {
         let time = ctx.client_time(self.pid);
         if let Some(live) = &mut self.live
+            && let Some(holder) = live.holder()
             && let Some(seat) = &mut live.seat
         {
+            ctx.note(What::Leaving(holder));
             live.leave_by.get_or_insert(ctx.clock.now() + 10_000);
             seat.leave(time);
         }
@@ -235,6 +243,13 @@ impl Client {
             }
             item => {
                 let at = (conn, stream);
+                if ctx.bug == Some(Bug::OpenNumbersIgnored)
+                    && let Item::Frame(Kind::Deliver, payload) = &item
+                    && let Some(right) = live.every_stream.get(&at).copied()
+                {
+                    live.read_late(right, payload.clone()).unwrap_or_else(|e| panic!("late: {e}"));
+                    return self.turn(ctx);
+                }
                 let Some((right, open)) = live.streams.get(&at).copied() else { return };
                 let current = live.deliveries.get(&right).is_some_and(|d| d.open == open);
                 match item {

@@ -15,14 +15,17 @@ use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
 use ringway_proto::data::{AckConfirmed, Append, OffsetRange, Ranges, Window, decode_lanes};
 use ringway_proto::frame::Kind;
 use ringway_proto::hash::lane_of_message;
+use ringway_proto::routing::moves::Fence;
 use ringway_proto::{
-    Code, Epoch, Holder, Incarnation, Offset, QueueId, Refusal, RightId, Sequence, Time, Uuid,
-    WorkerId, codec,
+    Code, Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, Refusal, RightId, Sequence,
+    Session, Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::delivery::{Frame, Right};
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
+use ringway_worker::logic::rounds::{Gathered, Part};
+use ringway_worker::logic::slots::{Routes, Verdict};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -30,6 +33,7 @@ use self::control::Link;
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Timer};
 use super::disk::Journal;
+use super::faults::Faults;
 use super::history::{Value, What};
 use super::net::{ConnId, Item, StreamNo};
 
@@ -51,8 +55,12 @@ pub(super) struct Live {
     pub(super) batches: BTreeMap<QueueId, BTreeMap<Offset, Arc<Batch>>>,
     waiting: BTreeMap<Token, Waiting>,
     tokens: Token,
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Gathered<Pending>,
     pub(super) under_way: Option<Vec<Pending>>,
+    /// There is no room for the round under way.
+    finds_no_room: bool,
+    /// The disk was full and is tried again then.
+    retry_at: Option<u64>,
     /// Delivery streams by where they lead, and the other way round.
     readers: BTreeMap<(ConnId, StreamNo), Reader>,
     streams: BTreeMap<StreamId, (ConnId, StreamNo)>,
@@ -62,6 +70,12 @@ pub(super) struct Live {
     wake_at: Option<u64>,
     /// What copies are asked for: the number of the question, and whom.
     pub(super) fetches: BTreeMap<QueueId, (u64, String)>,
+    /// Nothing is served until then, by the bug that stops everything for a rebalance.
+    pub(super) stops_until: u64,
+    /// The newest stream of each right, and its open.
+    newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
+    /// Every fence of the newest routing, for the bugs that ignore some.
+    fences: Vec<Fence>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -91,6 +105,17 @@ pub(super) struct Pending {
     pub(super) then: Then,
 }
 
+impl Pending {
+    fn part(&self) -> Part {
+        match self.then {
+            Then::Stored { token, .. } => Part::Batch(token),
+            Then::Copied { .. } => Part::Copied,
+            Then::Repeat { token, at } => Part::Repeat(token, at),
+            _ => Part::Other,
+        }
+    }
+}
+
 /// What happens once everything before it is durable.
 #[derive(Debug)]
 pub(super) enum Then {
@@ -117,7 +142,7 @@ impl Worker {
     /// # Panics
     /// When the replay does not accept what the logic wrote.
     pub fn start(&mut self, ctx: &mut Ctx) {
-        if ctx.faults && ctx.dice.percent(25) {
+        if ctx.faults == Faults::All && ctx.dice.percent(25) {
             self.weight = ctx.dice.between(1, 4) as u32 * 50;
         }
         let mut replay = Replay::new(Rules::default());
@@ -151,8 +176,10 @@ impl Worker {
             batches,
             waiting: BTreeMap::new(),
             tokens: 0,
-            pending: Vec::new(),
+            pending: Gathered::default(),
             under_way: None,
+            finds_no_room: false,
+            retry_at: None,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
             made: 0,
@@ -160,6 +187,9 @@ impl Worker {
             timers: BTreeMap::new(),
             wake_at: None,
             fetches: BTreeMap::new(),
+            stops_until: 0,
+            newest: BTreeMap::new(),
+            fences: Vec::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
@@ -241,6 +271,7 @@ impl Worker {
             count: header.count,
             largest_body_bytes: bodies.map(|m| m.body.len()).max().unwrap_or(0),
             batch_bytes: batch.bytes().len(),
+            routes: Routes::default(),
         };
         if live.forgetful {
             // A batch is known only as long as the process lives.
@@ -249,9 +280,23 @@ impl Worker {
             append.producer = Uuid(header.producer.0 ^ (life << 64) ^ ((sequence + 1) << 80));
             append.base_sequence = Sequence(0);
         }
+        if ctx.bug == Some(Bug::SessionsIgnored) {
+            append.session = Session(1);
+        }
         let queue = header.queue;
-        live.waiting.insert(append.token, Waiting { header, batch, to });
-        live.host.append(queue, append, out);
+        if ctx.bug == Some(Bug::SlotsBeforeDedup)
+            && let Some(hosted) = live.host.queue(queue)
+            && let routes = Routes::of(&batch)
+            && let Verdict::Elsewhere(_) = hosted.queue.slots.judge(queue, &routes, None)
+        {
+            let refusal = Refusal::new(Code::StaleRouting, "its slot has moved");
+            out.push(Action::Refuse { token: append.token, refusal });
+            live.waiting.insert(append.token, Waiting { header, batch, to });
+            return;
+        }
+        let waiting = Waiting { header, batch: Arc::clone(&batch), to };
+        live.waiting.insert(append.token, waiting);
+        live.host.append(queue, append, &batch, out);
     }
 
     fn open(
@@ -275,14 +320,15 @@ impl Worker {
             Reader { stream, right, epoch, holder: holder.clone(), ended: false, refused: false };
         live.readers.insert(at, reader);
         let time = ctx.local(self.pid);
+        // The acks of an open that waits for a seal are not applied now, and perhaps never here.
+        let waits = live.host.queue(right.queue).is_some_and(|queue| queue.is_frozen());
         match live.host.open_right(time, stream, &request, out) {
             Ok(()) => {
-                if !request.acks.is_empty() {
+                live.newest.insert(right, (stream, request.open));
+                if !request.acks.is_empty() && !waits {
                     let lanes = live.lanes_of(right.queue, &request.acks);
-                    ctx.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
+                    ctx.note(What::Acked { right, epoch, holder, lanes });
                 }
-                let copy = self.copy_of(right.queue);
-                ctx.note(What::Opened { right, copy, epoch, holder });
             }
             Err(refusal) => {
                 if let Some(reader) = live.readers.get_mut(&at) {
@@ -314,9 +360,18 @@ impl Worker {
         {
             epoch = right.epoch();
         }
+        let (mut frame, mut stream) = (frame, reader.stream);
+        if ctx.bug == Some(Bug::OpenNumbersIgnored)
+            && let Some((newest, open)) = live.newest.get(&reader.right)
+        {
+            stream = *newest;
+            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
+                r.open = *open;
+            }
+        }
         let time = ctx.local(self.pid);
         let said = out.len();
-        let mut tally = live.host.frame(time, reader.stream, reader.right, epoch, &frame, out);
+        let mut tally = live.host.frame(time, stream, reader.right, epoch, &frame, out);
         if ctx.bug == Some(Bug::ForeignAckTaken)
             && let Frame::Ack(acks) = &frame
             && tally.fenced
@@ -326,7 +381,7 @@ impl Worker {
             out.truncate(said);
             tally.fenced = false;
             let confirmed = AckConfirmed { open: acks.open, number: acks.number };
-            out.push(Action::Confirm { stream: reader.stream, confirmed });
+            out.push(Action::Confirm { stream, confirmed });
         }
         // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
         let queue = live.host.queue(reader.right.queue);
@@ -357,19 +412,30 @@ impl Worker {
             self.act(ctx, out);
         }
         if let Some(live) = &mut self.live {
-            while let Some(right) = live.turns.pop_front() {
+            while live.stops_until <= ctx.clock.now()
+                && let Some(right) = live.turns.pop_front()
+            {
                 live.serve(ctx, right);
             }
         }
         self.start_round(ctx);
         let Some(live) = &mut self.live else { return };
         if let Some(first) = live.timers.values().min() {
-            let at = first.0 + ctx.standing[self.pid].started;
+            let at = ctx.moment(self.pid, *first);
             if live.wake_at.is_none_or(|known| at < known) {
                 live.wake_at = Some(at);
                 ctx.timer(self.pid, at, Timer::Wake);
             }
         }
+    }
+
+    /// Writes down that a right is open on this stream.
+    fn note_opened(&self, ctx: &mut Ctx, stream: StreamId) {
+        let Some(live) = &self.live else { return };
+        let reader = live.streams.get(&stream).and_then(|at| live.readers.get(at));
+        let Some(Reader { right, epoch, holder, .. }) = reader.cloned() else { return };
+        let copy = self.copy_of(right.queue);
+        ctx.note(What::Opened { right, copy, epoch, holder });
     }
 
     /// The epoch of its copy of a queue.

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use ringway_proto::frame::Kind;
-use ringway_proto::{Epoch, Offset, QueueId, Refusal, RightId, codec};
+use ringway_proto::{Code, Epoch, Offset, QueueId, Refusal, RightId, codec};
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
-use ringway_worker::logic::{Action, Token};
+use ringway_worker::logic::{Action, Token, rounds};
 use ringway_worker::records::ControlRecord;
 
 use super::super::bugs::Bug;
@@ -38,6 +38,7 @@ impl Worker {
                 Action::Opened { stream, opened } => {
                     let bytes = codec::encode(&opened).unwrap_or_default();
                     live.send(ctx, stream, Kind::RightOpened, bytes);
+                    self.note_opened(ctx, stream);
                 }
                 Action::WindowSeen { stream, window } => {
                     live.send(ctx, stream, Kind::WindowSeen, window.encode());
@@ -143,9 +144,10 @@ impl Worker {
 
     pub(super) fn start_round(&mut self, ctx: &mut Ctx) {
         let Some(live) = &mut self.live else { return };
-        if live.under_way.is_some() {
+        if live.under_way.is_some() || live.retry_at.is_some_and(|at| ctx.clock.now() < at) {
             return;
         }
+        live.retry_at = None;
         if live.host.has_unwritten() {
             let mut out = Vec::new();
             live.host.write_acks(&mut out);
@@ -155,15 +157,19 @@ impl Worker {
         if live.pending.is_empty() {
             return;
         }
-        let round = std::mem::take(&mut live.pending);
+        let round = live.pending.next(Pending::part);
         if round.iter().all(|item| item.record.is_none()) {
             for item in round {
                 self.follow(ctx, item.then);
             }
             return;
         }
-        for (header, body) in round.iter().filter_map(|item| item.record.clone()) {
-            self.disk.write(header, body);
+        let kinds = round.iter().filter_map(|item| item.record.as_ref()).map(|(h, _)| h.kind);
+        live.finds_no_room = !self.disk.has_room(ctx.clock.now(), kinds);
+        if !live.finds_no_room {
+            for (header, body) in round.iter().filter_map(|item| item.record.clone()) {
+                self.disk.write(header, body);
+            }
         }
         live.under_way = Some(round);
         ctx.tempt(self.pid, 1);
@@ -175,10 +181,35 @@ impl Worker {
 
     pub(super) fn synced(&mut self, ctx: &mut Ctx) {
         self.disk.sync();
-        let round = self.live.as_mut().and_then(|live| live.under_way.take());
-        for item in round.unwrap_or_default() {
+        let Some(live) = &mut self.live else { return };
+        let round = live.under_way.take().unwrap_or_default();
+        if live.finds_no_room {
+            return self.disk_full(ctx, round);
+        }
+        for item in round {
             self.follow(ctx, item.then);
         }
+    }
+
+    fn disk_full(&mut self, ctx: &mut Ctx, round: Vec<Pending>) {
+        let Some(live) = &mut self.live else { return };
+        let (host, waiting) = (&live.host, &live.waiting);
+        let is_durable = |token, at| {
+            let queue = waiting.get(&token).and_then(|w: &Waiting| host.queue(w.header.queue));
+            queue.is_some_and(|hosted| at < hosted.queue.durable())
+        };
+        for token in live.pending.put_back(round, Pending::part, is_durable) {
+            self.answer(ctx, token, Err(rounds::refusal()));
+        }
+        let mut out = Vec::new();
+        let Some(live) = &mut self.live else { return };
+        if ctx.bug != Some(Bug::FullDiskForgotten) {
+            live.host.roll_back(&mut out);
+        }
+        let at = ctx.clock.now() + rounds::RETRY.as_millis() as u64;
+        live.retry_at = Some(at);
+        ctx.timer(self.pid, at, Timer::Retry);
+        self.act(ctx, out);
     }
 
     fn follow(&mut self, ctx: &mut Ctx, then: Then) {
@@ -219,6 +250,11 @@ impl Worker {
 
     fn answer(&mut self, ctx: &mut Ctx, token: Token, outcome: Result<Offset, Refusal>) {
         let Some(live) = &mut self.live else { return };
+        if let Err(Refusal { code: Code::DiskFull, .. }) = outcome
+            && let Some(waiting) = live.waiting.get(&token)
+        {
+            ctx.note(What::NoRoom { queue: waiting.header.queue });
+        }
         if let Some(((conn, stream), payload)) = live.answer_to(token, outcome) {
             ctx.send(conn, End::Acceptor, stream, Kind::Appended, payload);
         }

@@ -12,6 +12,7 @@ use ringway_worker::logic::{Selection, StreamId, Token};
 
 use super::super::bugs::Bug;
 use super::super::ctx::Ctx;
+use super::super::history::What;
 use super::super::net::{ConnId, End, StreamNo, joined};
 use super::{Live, Waiting};
 
@@ -71,17 +72,27 @@ impl Live {
             panic!("offset {at} of queue {} is not where it should be", right.queue);
         };
         if let Some(selection) = self.host.select(&right, base, &batch) {
-            self.deliver(ctx, base, &batch, selection);
+            self.deliver(ctx, right, base, &batch, selection);
         }
         if self.host.wants(&right).is_some_and(|next| next != at) {
             self.turns.push_back(right);
         }
     }
 
-    pub(super) fn deliver(&self, ctx: &mut Ctx, base: Offset, batch: &Batch, selection: Selection) {
+    fn deliver(
+        &self,
+        ctx: &mut Ctx,
+        right: RightId,
+        base: Offset,
+        batch: &Batch,
+        selection: Selection,
+    ) {
         let Selection { stream, open, entries, runs } = selection;
         if ctx.bug == Some(Bug::DeliveryLost) && ctx.dice.percent(2) {
             return;
+        }
+        for entry in &entries {
+            ctx.note(What::Sent { right, offset: Offset(base.0 + u64::from(entry.index)) });
         }
         let deliver = Deliver {
             open,

@@ -5,5 +5,6 @@ mod handover;
 mod lanes;
 mod moves;
 mod registration;
+mod slots;
 mod walk;
 mod world;

@@ -140,6 +140,28 @@ fn a_queue_does_not_stay_sealed_for_a_copy_that_does_not_come() {
 }
 
 #[test]
+fn a_queue_that_cannot_be_sealed_yet_keeps_its_copy_and_is_asked_again() {
+    let mut world = two();
+    world.workers.get_mut(&worker_id("w1")).unwrap().declines = true;
+    world.copy(&worker_id("w2"), 10);
+    world.deliver();
+    assert_eq!(steps(&world), [4, 4, 0], "others may be sealed meanwhile");
+    for _ in 0..9 {
+        world.pass(1000);
+        world.deliver();
+    }
+    let kept: Vec<u64> =
+        world.workers[&worker_id("w2")].copies.values().map(|copy| copy.copied.0).collect();
+    assert_eq!(kept, [10; 4], "nothing is copied anew");
+    assert_eq!(steps(&world), [4, 4, 0]);
+    world.workers.get_mut(&worker_id("w1")).unwrap().declines = false;
+    world.pass(2000);
+    world.deliver();
+    world.calm();
+    assert_eq!(led(&world), [8, 8]);
+}
+
+#[test]
 fn a_late_word_about_a_copy_that_was_given_up_moves_nothing() {
     let mut world = two();
     world.copy(&worker_id("w2"), 10);

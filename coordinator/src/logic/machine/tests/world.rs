@@ -10,6 +10,7 @@ use ringway_proto::*;
 use crate::logic::machine::*;
 use crate::logic::rows::*;
 use crate::logic::sessions::Conn;
+use crate::logic::split::MAX_RANGES_PER_QUEUE;
 use crate::logic::timing::Timing;
 
 pub fn worker_id(name: &str) -> WorkerId {
@@ -33,6 +34,8 @@ pub struct FakeWorker {
     pub rights: BTreeMap<RightId, RightEpoch>,
     /// Every raise that it ever journaled.
     pub raised: BTreeMap<(RightId, Epoch), Option<Holder>>,
+    /// It cannot seal queues with messages.
+    pub declines: bool,
 }
 
 impl FakeWorker {
@@ -164,7 +167,7 @@ impl FakeWorker {
             }
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
                 let held = self.queues.get_mut(&queue).filter(|held| held.epoch == epoch)?;
-                if held.end > Offset(0) && only_if_empty {
+                if held.end > Offset(0) && (only_if_empty || self.declines) {
                     return Some(FromWorker::SealDeclined { queue, attempt, end: held.end });
                 }
                 held.sealed = held.sealed.max(Some(attempt));
@@ -191,6 +194,20 @@ impl FakeWorker {
                 Some(FromWorker::SubscriptionStarted { subscription: setup.id, queue })
             }
             ToWorker::Raise(raise) => self.raise(&raise),
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                let held = self.queues.get(&queue).filter(|held| held.epoch == epoch)?;
+                let (number, at) = (moved.number, held.end);
+                held.sealed.is_none().then_some(FromWorker::SlotsSealed {
+                    queue,
+                    epoch,
+                    number,
+                    at,
+                })
+            }
+            ToWorker::AwaitFence { subscription, fence, .. } => {
+                self.queues.get(&fence.queue)?;
+                Some(FromWorker::FencePassed { subscription, fence })
+            }
             ToWorker::RegisterRefused(refusal) => panic!("registration refused: {refusal}"),
             _ => None,
         }
@@ -236,7 +253,13 @@ pub struct World {
 }
 
 fn setup() -> Setup {
-    Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 1_700_000_000_000, seed: 7 }
+    Setup {
+        id: "c1".into(),
+        timing: Timing::default(),
+        epoch_ms: 1_700_000_000_000,
+        seed: 7,
+        ranges_per_queue: MAX_RANGES_PER_QUEUE,
+    }
 }
 
 impl World {

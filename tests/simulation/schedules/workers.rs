@@ -1,0 +1,521 @@
+//! The workers of a cluster that is played by hand: the shipped host, and a journal that keeps what
+//! was synced. Unless the schedule slows its disk down, everything is synced at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringway_proto::batch::{Batch, BatchBuilder};
+use ringway_proto::control::{CopyState, FromWorker, OpenRight, Register, ToWorker};
+use ringway_proto::data::Deliver;
+use ringway_proto::message::Message;
+use ringway_proto::routing::Router;
+use ringway_proto::{
+    Class, Epoch, Holder, Incarnation, Offset, QueueId, RightId, RoutingVersion, Sequence, Session,
+    Uuid, WallTime, WorkerId,
+};
+use ringway_tests::sim::history::{Told, Value, What};
+use ringway_worker::logic::delivery::Frame;
+use ringway_worker::logic::host::{Host, Step};
+use ringway_worker::logic::queue::{Append, StoredBatch};
+use ringway_worker::logic::slots::Routes;
+use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
+use ringway_worker::records::ControlRecord;
+
+use super::Repair;
+use super::cluster::{C, Cluster, Mail, Name};
+
+#[derive(Clone, Debug)]
+pub(super) enum Written {
+    Batch(StoredBatch, Batch),
+    Record(QueueId, ControlRecord),
+}
+
+/// A message that waits for its answer.
+#[derive(Clone, Debug)]
+struct Waiting {
+    value: Value,
+    batch: Batch,
+    append: Append,
+}
+
+pub struct Worker {
+    pub(super) id: WorkerId,
+    /// None while it is down.
+    pub host: Option<Host>,
+    pub(super) journal: Vec<Written>,
+    /// Up to where the journal is about copies that are gone.
+    forgotten: BTreeMap<QueueId, usize>,
+    /// What waits for the next sync.
+    pending: Vec<Action>,
+    slow: bool,
+    streams: BTreeMap<StreamId, (Name, RightId, Epoch, Holder)>,
+    waiting: BTreeMap<Token, Waiting>,
+    tokens: Token,
+    /// What copies ask for: the number of the question, whom, and what that said last.
+    pub(super) fetches: BTreeMap<QueueId, (u64, String, Option<CopyState>)>,
+    looks: Vec<RightId>,
+    starts: u64,
+}
+
+impl Worker {
+    pub fn is_up(&self) -> bool {
+        self.host.is_some()
+    }
+
+    pub(super) fn host(&mut self) -> &mut Host {
+        self.host.as_mut().expect("it is up")
+    }
+
+    /// The batches of the copies that it has.
+    fn log(&self) -> impl DoubleEndedIterator<Item = (StoredBatch, Batch)> + '_ {
+        self.journal.iter().enumerate().filter_map(|(i, written)| match written {
+            Written::Batch(stored, batch) => {
+                let is_gone = self.forgotten.get(&stored.queue).is_some_and(|end| i < *end);
+                (!is_gone).then(|| (*stored, batch.clone()))
+            }
+            Written::Record(..) => None,
+        })
+    }
+
+    pub(super) fn batch_at(&self, queue: QueueId, at: Offset) -> Option<(StoredBatch, Batch)> {
+        self.log().rfind(|(stored, _)| (stored.queue, stored.at) == (queue, at))
+    }
+
+    /// The same of what is not synced.
+    pub(super) fn unsynced_at(&self, queue: QueueId, from: Offset) -> Option<(StoredBatch, Batch)> {
+        self.pending.iter().find_map(|action| match action {
+            Action::Store { token, queue: of, at } if (*of, *at) == (queue, from) => {
+                let Waiting { batch, append, .. } = self.waiting.get(token)?;
+                Some((stored(queue, from, append), batch.clone()))
+            }
+            _ => None,
+        })
+    }
+}
+
+fn stored(queue: QueueId, at: Offset, append: &Append) -> StoredBatch {
+    StoredBatch {
+        queue,
+        at,
+        count: append.count,
+        producer: append.producer,
+        session: append.session,
+        base_sequence: append.base_sequence,
+        appended_at: WallTime(1),
+        bytes: 10,
+    }
+}
+
+impl Cluster {
+    pub(super) fn worker(&mut self, name: Name) -> &mut Worker {
+        self.workers.get_mut(name).unwrap()
+    }
+
+    /// A worker with an empty disk starts.
+    pub fn start(&mut self, name: Name) {
+        let worker = Worker {
+            id: WorkerId::new(name).unwrap(),
+            host: Some(Host::new(Rules::default())),
+            journal: Vec::new(),
+            forgotten: BTreeMap::new(),
+            pending: Vec::new(),
+            slow: false,
+            streams: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            tokens: 0,
+            fetches: BTreeMap::new(),
+            looks: Vec::new(),
+            starts: 1,
+        };
+        self.workers.insert(name, worker);
+        self.register(name);
+    }
+
+    fn register(&mut self, name: Name) {
+        self.connect(name);
+        let worker = self.worker(name);
+        let register = Register {
+            worker: worker.id.clone(),
+            incarnation: Incarnation(worker.starts),
+            journal: Uuid(name.as_bytes().iter().fold(1, |n, b| n * 256 + u128::from(*b))),
+            address: format!("{name}:7400"),
+            http: None,
+            weight: 100,
+            zone: None,
+            queues: worker.host().held(),
+            copies: worker.host().held_copies(),
+        };
+        self.send(name, C, Mail::FromWorker(FromWorker::Register(register)));
+        self.run();
+    }
+
+    /// The process is gone, and with it what was not synced. Its connections break.
+    pub fn crash(&mut self, name: Name) {
+        for member in self.members.keys().copied().collect::<Vec<_>>() {
+            self.cut(member, name);
+        }
+        let worker = self.worker(name);
+        worker.host = None;
+        worker.pending.clear();
+        worker.slow = false;
+        worker.streams.clear();
+        worker.fetches.clear();
+        worker.looks.clear();
+        for (_, Waiting { value, .. }) in std::mem::take(&mut worker.waiting) {
+            self.note(What::Published { value, told: Told::Unknown });
+        }
+    }
+
+    /// It starts again on what its disk has.
+    pub fn restart(&mut self, name: Name) {
+        let forgets = self.is_out(Repair::RemovalsAreRemembered);
+        let worker = self.worker(name);
+        let is_removal = |written: &Written| match written {
+            Written::Record(queue, ControlRecord::Removed { .. }) => Some(*queue),
+            _ => None,
+        };
+        let removed: Vec<QueueId> = worker.journal.iter().filter_map(is_removal).collect();
+        let mut host = Host::new(Rules::default());
+        for written in worker.journal.clone() {
+            match written {
+                Written::Batch(stored, _) if forgets && removed.contains(&stored.queue) => {}
+                Written::Record(queue, _) if forgets && removed.contains(&queue) => {}
+                Written::Batch(stored, _) => host.replay_batch(&stored).unwrap(),
+                Written::Record(queue, record) => {
+                    host.replay_record(queue, record).map(drop).unwrap();
+                }
+            }
+        }
+        worker.host = Some(host);
+        worker.starts += 1;
+        self.register(name);
+    }
+
+    /// From now on nothing is synced at this worker.
+    pub fn slow_disk(&mut self, name: Name) {
+        self.worker(name).slow = true;
+    }
+
+    /// A producer that knows this primary publishes a message with a key.
+    pub fn publish(&mut self, name: Name, queue: QueueId, key: u32, number: u32) {
+        let value = Value { producer: key, number };
+        self.note(What::Attempt { value, key: Some(key), class: "a.x" });
+        let mut message = Message::new(Class::new("a.x").unwrap(), Bytes::from(value.body()));
+        message.key = Some(Bytes::from(key.to_string()));
+        let mut builder = BatchBuilder::new();
+        builder.push(&message);
+        let batch = Batch::parse(builder.finish(WallTime(1))).unwrap();
+        let worker = self.worker(name);
+        worker.tokens += 1;
+        let token = worker.tokens;
+        let host = worker.host();
+        let append = Append {
+            token,
+            epoch: host.queue(queue).map_or(Epoch(0), |hosted| hosted.queue.epoch()),
+            routing: RoutingVersion(0),
+            // A new producer for each message: nothing depends on what was published before.
+            producer: Uuid(u128::from(key) << 32 | u128::from(number)),
+            session: Session(1),
+            base_sequence: Sequence(0),
+            count: 1,
+            largest_body_bytes: 8,
+            batch_bytes: batch.bytes().len(),
+            routes: Routes::of(&batch),
+        };
+        let mut out = Vec::new();
+        host.append(queue, append.clone(), &batch, &mut out);
+        worker.waiting.insert(token, Waiting { value, batch, append });
+        self.carry(name, out);
+        self.run();
+    }
+
+    /// An order of the coordinator.
+    pub fn order(&mut self, name: Name, order: ToWorker) {
+        let Some(host) = self.worker(name).host.as_mut() else { return };
+        let (queue, step) = match order {
+            // No group grows here, no class moves and no right is split.
+            ToWorker::Split(_)
+            | ToWorker::Merge(_)
+            | ToWorker::SealSlots { .. }
+            | ToWorker::AwaitFence { .. }
+            | ToWorker::FencesPassed { .. }
+            | ToWorker::Registered
+            | ToWorker::Superseded => return,
+            ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
+            ToWorker::Routing(routing) => {
+                let group = |g: &ringway_proto::routing::GroupRoute| {
+                    let ours = g.queues.iter().zip(0..).filter(|(route, _)| {
+                        route.primary.as_ref().is_some_and(|p| p.as_str() == name)
+                    });
+                    ours.map(|(_, index)| QueueId::new(g.id, index)).collect::<Vec<_>>()
+                };
+                let ours = routing.groups.iter().flat_map(group).collect();
+                let router = Router::new(routing).unwrap();
+                let mut out = Vec::new();
+                host.set_routing(Arc::new(router), ours, &mut out);
+                return self.carry(name, out);
+            }
+            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
+            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
+                (queue, Step::Seal { epoch, attempt, only_if_empty })
+            }
+            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
+            ToWorker::DropCopy { queue, uuid, attempt } => {
+                (queue, Step::DropCopy { uuid, attempt })
+            }
+            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
+            ToWorker::Tombstone { queue, uuid, epoch } => {
+                let above = host.queue(queue).map(|hosted| hosted.queue.epoch().next());
+                let above = above.filter(|_| self.is_out(Repair::TombstonesHaveAnEpoch));
+                (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
+            }
+            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
+            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Revoke { right, epoch } => {
+                let known = host.right(&right).filter(|r| r.epoch() == epoch && r.in_flight() == 0);
+                let holder = known.and_then(|right| right.holder().cloned());
+                if let Some(holder) = holder.filter(|_| self.is_out(Repair::OnlyMembersDrain)) {
+                    self.drain_for(right, epoch, &holder);
+                }
+                (right.queue, Step::Revoke { right, epoch })
+            }
+        };
+        let (now, mut out) = (self.now, Vec::new());
+        self.worker(name).host().step(now, queue, step, &mut out);
+        self.carry(name, out);
+    }
+
+    /// A member opens a right.
+    pub fn open(&mut self, member: Name, name: Name, stream: StreamId, request: &OpenRight) {
+        let now = self.now;
+        let blind = self.is_out(Repair::NewProcessIsNewHolder);
+        let worker = self.worker(name);
+        let Some(host) = worker.host.as_mut() else { return };
+        let mut asked = request.clone();
+        if blind {
+            asked.holder.incarnation = Incarnation(1);
+        }
+        let OpenRight { right, epoch, holder, .. } = request.clone();
+        worker.streams.insert(stream, (member, right, epoch, holder.clone()));
+        let mut out = Vec::new();
+        match host.open_right(now, stream, &asked, &mut out) {
+            Ok(()) => {
+                let copy = host.queue(right.queue).map_or(Epoch(0), |h| h.queue.epoch());
+                if !request.acks.is_empty() {
+                    let lanes = vec![right.lanes.start];
+                    self.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
+                }
+                self.note(What::Opened { right, copy, epoch, holder });
+            }
+            Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
+        }
+        self.carry(name, out);
+    }
+
+    /// A member says something on a stream.
+    pub fn say(&mut self, name: Name, mut stream: StreamId, mut frame: Frame) {
+        let now = self.now;
+        let unnumbered = self.is_out(Repair::OpensAreNumbered);
+        let worker = self.worker(name);
+        let Some((member, right, epoch, holder)) = worker.streams.get(&stream).cloned() else {
+            return;
+        };
+        if !worker.is_up() {
+            return;
+        }
+        if unnumbered {
+            let of_right = |(id, of): (&StreamId, &(Name, RightId, Epoch, Holder))| {
+                ((of.0, of.1) == (member, right)).then_some(*id)
+            };
+            stream = worker.streams.iter().filter_map(of_right).max().unwrap_or(stream);
+            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
+                // Whatever the current open is.
+                r.open.0 = self.members[member].open_of(stream).0;
+            }
+        }
+        let mut out = Vec::new();
+        let host = self.workers.get_mut(name).and_then(|w| w.host.as_mut()).unwrap();
+        let tally = host.frame(now, stream, right, epoch, &frame, &mut out);
+        let applied = host.queue(right.queue).is_some_and(|hosted| !hosted.is_frozen());
+        if matches!(frame, Frame::Ack(_)) && !tally.fenced && applied {
+            // Any lane stands for them all, where no right is split.
+            let lanes = vec![right.lanes.start];
+            self.note(What::Acked { right, epoch, holder, lanes });
+        }
+        self.carry(name, out);
+    }
+
+    /// Carries out what a host decided, in order.
+    pub(super) fn carry(&mut self, name: Name, out: Vec<Action>) {
+        for action in out {
+            match action {
+                Action::Store { token, queue, .. } => {
+                    let worker = self.worker(name);
+                    let (id, epoch) = (worker.id.clone(), worker.waiting[&token].append.epoch);
+                    self.note(What::Accepted { queue, epoch, worker: id });
+                    self.worker(name).pending.push(action);
+                }
+                Action::Write { record: ControlRecord::Sealed { .. }, .. }
+                    if self.is_out(Repair::SealIsJournaled) => {}
+                Action::Write { .. }
+                | Action::Tell(_)
+                | Action::Confirm { .. }
+                | Action::Repeat { .. } => self.worker(name).pending.push(action),
+                Action::Refuse { token, refusal } => {
+                    let waiting = self.worker(name).waiting.remove(&token).unwrap();
+                    let told = Told::Failed(refusal.text);
+                    self.note(What::Published { value: waiting.value, told });
+                }
+                Action::Opened { stream, opened } => {
+                    self.write_to(name, stream, Mail::Opened(stream, opened));
+                }
+                Action::WindowSeen { stream, window } => {
+                    self.write_to(name, stream, Mail::Window(stream, window));
+                }
+                Action::Close { stream, refusal } => {
+                    let code = refusal.map(|refusal| refusal.code);
+                    self.write_to(name, stream, Mail::Closed(stream, code));
+                }
+                Action::Look(right) => self.worker(name).looks.push(right),
+                Action::Late { .. } | Action::Retire(_) => {}
+                Action::Forget(queue) => {
+                    let worker = self.worker(name);
+                    worker.forgotten.insert(queue, worker.journal.len());
+                }
+                Action::Fetch { queue, fetch, from, .. } => {
+                    self.worker(name).fetches.insert(queue, (fetch, from, None));
+                }
+                Action::StopFetch(queue) => drop(self.worker(name).fetches.remove(&queue)),
+            }
+        }
+        if !self.worker(name).slow {
+            self.sync(name);
+        }
+        self.serve(name);
+    }
+
+    fn write_to(&mut self, name: Name, stream: StreamId, mail: Mail) {
+        if let Some((member, ..)) = self.worker(name).streams.get(&stream) {
+            let member = *member;
+            self.send(name, member, mail);
+        }
+    }
+
+    /// Everything that waits is written and synced, and what follows from it is said.
+    fn sync(&mut self, name: Name) {
+        let worker = self.worker(name);
+        let host = worker.host.as_mut().unwrap();
+        let mut acks = Vec::new();
+        host.write_acks(&mut acks);
+        worker.pending.extend(acks);
+        for action in std::mem::take(&mut worker.pending) {
+            self.synced(name, action);
+        }
+    }
+
+    fn synced(&mut self, name: Name, action: Action) {
+        let worker = self.worker(name);
+        match action {
+            Action::Store { token, queue, at } => {
+                let Some(Waiting { value, batch, append }) = worker.waiting.remove(&token) else {
+                    return;
+                };
+                let stored = stored(queue, at, &append);
+                worker.journal.push(Written::Batch(stored, batch));
+                let mut out = Vec::new();
+                worker.host().stored(queue, at, stored.end(), WallTime(1), &mut out);
+                self.note(What::Stored { queue, offset: at, value: Some(value) });
+                self.note(What::Published { value, told: Told::Stored(queue, at) });
+                self.carry(name, out);
+            }
+            Action::Write { queue, record } => {
+                let copy = worker.host().queue(queue).map_or(Epoch(0), |h| h.queue.epoch());
+                if let ControlRecord::Acked { right, floor, .. } = &record {
+                    let (right, floor) = (*right, *floor);
+                    self.note(What::Cursor { right, copy, floor });
+                }
+                self.worker(name).journal.push(Written::Record(queue, record));
+            }
+            Action::Tell(event) => {
+                match &event {
+                    FromWorker::RightRaised { right, epoch } => {
+                        let hosted = worker.host().queue(right.queue);
+                        let copy = hosted.map_or(Epoch(0), |h| h.queue.epoch());
+                        self.note(What::Raised { right: *right, copy, epoch: *epoch });
+                    }
+                    FromWorker::QueueOpened { queue, epoch } => {
+                        let worker = worker.id.clone();
+                        self.note(What::QueueOpened { queue: *queue, epoch: *epoch, worker });
+                    }
+                    _ => {}
+                }
+                self.send(name, C, Mail::FromWorker(event));
+            }
+            Action::Confirm { stream, confirmed } => {
+                self.write_to(name, stream, Mail::Confirmed(stream, confirmed));
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends what may be sent.
+    fn serve(&mut self, name: Name) {
+        while let Some(right) = self.worker(name).looks.pop() {
+            let worker = self.worker(name);
+            let Some(at) = worker.host().wants(&right) else { continue };
+            let (stored, batch) = worker.batch_at(right.queue, at).expect("it is stored");
+            let selection = worker.host().select(&right, stored.at, &batch);
+            let Some(Selection { stream, open, entries, runs }) = selection else { continue };
+            let deliver = Deliver {
+                open,
+                base_offset: stored.at,
+                published_at: batch.published_at(),
+                classes: batch.classes().len() as u16,
+                entries,
+                class_table: batch.class_table(),
+                records: runs.into_iter().map(|(from, to)| batch.records(from, to)).collect(),
+            };
+            worker.looks.push(right);
+            self.write_to(name, stream, Mail::Deliver(stream, deliver));
+        }
+    }
+
+    /// Timers of rights and copies go off.
+    pub fn wake_workers(&mut self) {
+        let now = self.now;
+        for name in self.workers.keys().copied().collect::<Vec<_>>() {
+            let Some(host) = self.worker(name).host.as_mut() else { continue };
+            let mut out = Vec::new();
+            host.wake_copies(now, &mut out);
+            let rights: Vec<RightId> =
+                host.queues().flat_map(|(_, hosted)| hosted.rights.keys().copied()).collect();
+            for right in rights {
+                host.wake(now, &right, &mut out);
+            }
+            self.carry(name, out);
+        }
+    }
+
+    /// Appends that were never answered.
+    pub fn unheard(&self) -> Vec<What> {
+        let waiting = self.workers.values().flat_map(|worker| worker.waiting.values());
+        waiting.map(|w| What::Published { value: w.value, told: Told::Unknown }).collect()
+    }
+
+    /// Every message in its queue's log, as its primary has it.
+    pub fn logs(&self) -> Vec<What> {
+        let mut logs = Vec::new();
+        for (name, worker) in &self.workers {
+            for (stored, batch) in worker.log() {
+                if self.primary(stored.queue) != Some(*name) {
+                    continue;
+                }
+                let value = batch.message(0).ok().and_then(|m| Value::of(&m.body));
+                let (queue, offset) = (stored.queue, stored.at);
+                logs.push(What::InLog { queue, offset, value });
+            }
+        }
+        logs
+    }
+}

@@ -1,0 +1,184 @@
+//! What has happened that the promises are about, and the checks that a step must pass. It sees
+//! events only and changes nothing that the parts do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringway_proto::{Epoch, Offset, QueueId};
+
+use super::parts::Event;
+
+/// What happened to a queue and the right to it.
+#[derive(Clone, Default, Debug)]
+pub struct Past {
+    /// Where the messages are whose publish is acked, in their order.
+    pub acked: Vec<Offset>,
+    /// The newest epoch of the right that a worker confirmed, and that of the copy that it is in.
+    pub raised: (Epoch, Epoch),
+    /// Who held it under which epoch, from the newest confirmed one on.
+    pub holders: BTreeMap<Epoch, u8>,
+    /// Epochs that began because a holder lost the right.
+    pub forced: BTreeSet<Epoch>,
+    /// Messages that were handed out: these many, in order.
+    pub handed: u64,
+    /// Messages that an application is done with, under which epoch, if that counted.
+    pub settled: BTreeMap<Offset, Epoch>,
+    /// Messages whose ack was confirmed, under which epoch.
+    pub confirmed: BTreeMap<Offset, Epoch>,
+    /// The newest epoch that a worker opened it under, and which worker.
+    pub opened: Option<(Epoch, u8)>,
+}
+
+impl Past {
+    /// Whether a holder lost the right between these epochs.
+    #[must_use]
+    pub fn was_forced(&self, one: Epoch, other: Epoch) -> bool {
+        let (from, to) = (one.min(other), one.max(other));
+        self.forced.iter().any(|epoch| from < *epoch && *epoch <= to)
+    }
+}
+
+/// What happened, by queue.
+#[derive(Clone, Default, Debug)]
+pub struct Ghost {
+    /// By the index of the queue.
+    pub queues: BTreeMap<u8, Past>,
+}
+
+impl Ghost {
+    fn of(&mut self, queue: QueueId) -> &mut Past {
+        self.queues.entry(queue.index as u8).or_default()
+    }
+
+    /// Takes what happened in one step.
+    ///
+    /// # Errors
+    /// The promise that it breaks.
+    pub fn take(&mut self, events: &[Event]) -> Result<(), String> {
+        events.iter().try_for_each(|event| self.take_one(event))
+    }
+
+    fn take_one(&mut self, event: &Event) -> Result<(), String> {
+        match event {
+            Event::Wrong(text) => Err(text.clone()),
+            Event::Right { queue, epoch, forced } => {
+                if *forced {
+                    self.of(*queue).forced.insert(*epoch);
+                }
+                Ok(())
+            }
+            Event::Granted { queue, epoch, process } => {
+                let past = self.of(*queue);
+                if past.raised.0 < *epoch {
+                    return Err(format!(
+                        "I5: process {process} is granted {queue} under {epoch}, which no worker \
+                         confirmed"
+                    ));
+                }
+                holds(past, *queue, *epoch, *process)
+            }
+            Event::Raised { queue, epoch, copy } => {
+                let past = self.of(*queue);
+                if past.raised.0 < *epoch {
+                    past.raised = (*epoch, *copy);
+                    past.holders = past.holders.split_off(epoch);
+                }
+                Ok(())
+            }
+            Event::Acted { queue, epoch, copy, process, acked } => {
+                let past = self.of(*queue);
+                let (raised, newest_copy) = past.raised;
+                if *epoch < raised && (*acked || *copy >= newest_copy) {
+                    let what = if *acked { "acks" } else { "opens" };
+                    return Err(format!(
+                        "I5: process {process} {what} {queue} under {epoch}, and {raised} was \
+                         confirmed"
+                    ));
+                }
+                holds(past, *queue, *epoch, *process)
+            }
+            Event::QueueOpened { queue, epoch, worker } => {
+                let past = self.of(*queue);
+                match past.opened {
+                    Some((known, by)) if known == *epoch && by != *worker => {
+                        Err(format!("I9: workers {by} and {worker} lead {queue} under {epoch}"))
+                    }
+                    Some((known, _)) if known >= *epoch => Ok(()),
+                    _ => {
+                        past.opened = Some((*epoch, *worker));
+                        Ok(())
+                    }
+                }
+            }
+            Event::Accepted { queue, epoch } => {
+                let newest = self.of(*queue).opened.map_or(Epoch(0), |(epoch, _)| epoch);
+                if *epoch < newest {
+                    return Err(format!(
+                        "I9: {queue} takes a message under {epoch}, and is open under {newest}"
+                    ));
+                }
+                Ok(())
+            }
+            Event::Published { queue, number, offset } => {
+                let acked = &mut self.of(*queue).acked;
+                match acked.get(*number as usize) {
+                    Some(known) if known == offset => Ok(()),
+                    None if acked.len() as u64 == *number => {
+                        acked.push(*offset);
+                        Ok(())
+                    }
+                    known => Err(format!(
+                        "I6: message {number} of {queue} is acked at {offset}, and before at \
+                         {known:?}"
+                    )),
+                }
+            }
+            Event::HandedOut { queue, epoch, offset } => self.handed_out(*queue, *epoch, *offset),
+            Event::Settled { queue, epoch, offset } => {
+                self.of(*queue).settled.insert(*offset, *epoch);
+                Ok(())
+            }
+            Event::Confirmed { queue, epoch, offset } => {
+                self.of(*queue).confirmed.insert(*offset, *epoch);
+                Ok(())
+            }
+        }
+    }
+
+    fn handed_out(&mut self, queue: QueueId, epoch: Epoch, offset: Offset) -> Result<(), String> {
+        let past = self.of(queue);
+        // A process that lost the right may have had it in its buffer.
+        if past.confirmed.get(&offset).is_some_and(|confirmed| *confirmed <= epoch) {
+            return Err(format!(
+                "I8: message {offset} of {queue} is handed out under {epoch}, its ack was confirmed"
+            ));
+        }
+        if let Some(settled) = past.settled.get(&offset)
+            && !past.was_forced(*settled, epoch)
+        {
+            return Err(format!(
+                "I7: message {offset} of {queue} is handed out under {epoch}; it was acked under \
+                 {settled}, and nobody lost the right"
+            ));
+        }
+        if offset.0 > past.handed {
+            return Err(format!(
+                "I4: message {offset} of {queue} is handed out first, {} is the next of its key",
+                past.handed
+            ));
+        }
+        past.handed = past.handed.max(offset.0 + 1);
+        Ok(())
+    }
+}
+
+fn holds(past: &mut Past, queue: QueueId, epoch: Epoch, process: u8) -> Result<(), String> {
+    if epoch < past.raised.0 {
+        // It learns of it late, which changes nothing.
+        return Ok(());
+    }
+    let first = *past.holders.entry(epoch).or_insert(process);
+    if first != process {
+        return Err(format!("I5: processes {first} and {process} hold {queue} under {epoch}"));
+    }
+    Ok(())
+}
