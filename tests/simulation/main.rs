@@ -38,6 +38,15 @@ fn rights_that_stay_never_pause_while_others_move() {
     assert!(failures.is_empty(), "{}", text.join("\n"));
 }
 
+/// A rolling restart of every worker, every member and the coordinator.
+#[test]
+fn a_rolling_restart_keeps_every_promise() {
+    let options = |seed| Options { faults: Faults::Rolling, ..Options::new(seed) };
+    let failures = sim::judge_all(0..200, threads(), false, options);
+    let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let hashes = |seed| sim::play(&Options::new(seed)).hash();
@@ -100,6 +109,8 @@ fn runs_are_full_of_what_they_are_to_prove() {
     expect("groups that grow", 15, grown);
     let bound = count(|w| matches!(w, What::Fault(text) if text.starts_with("Bind")));
     expect("classes that move", 5, bound);
+    let drained = count(|w| matches!(w, What::Fault(text) if text.starts_with("Drain")));
+    expect("workers that are drained", 8, drained);
     let moves = count(|w| matches!(w, What::Moves { done, .. } if *done > 0));
     expect("runs with moves", 25, moves);
 }

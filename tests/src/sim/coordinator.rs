@@ -12,7 +12,7 @@ use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Code, Filter, GroupName, Incarnation, Offset, codec};
+use ringway_proto::{Code, Filter, GroupName, Incarnation, Offset, WorkerId, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
@@ -289,6 +289,9 @@ fn request(change: &Fault) -> Option<AdminRequest> {
             filter: Filter::new(filter).ok()?,
             group: GroupName::new(group).ok()?,
         },
+        Fault::Drain { worker, undo } => {
+            AdminRequest::Drain { worker: WorkerId::new(format!("w{worker}")).ok()?, undo }
+        }
         Fault::RingGroup => AdminRequest::GroupCreate {
             name: GroupName::new("ring").ok()?,
             queues: 3,

@@ -6,6 +6,9 @@ use super::disk::Full;
 
 /// When the faults are over at the earliest, in milliseconds.
 const LAST: (u64, u64) = (4000, 8000);
+/// When a rolling restart begins, and how long after one process the next is asked to end, in
+/// milliseconds.
+const ROLLING: (u64, u64, u64) = (1500, 100, 1200);
 
 /// Which faults a run has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,14 +17,26 @@ pub enum Faults {
     None,
     /// None, but members and a worker come and go in order.
     Churn,
+    /// None, but every process ends in good order and starts again, one after the other.
+    Rolling,
     /// Everything that there is.
     All,
 }
 
 impl Faults {
     /// Every choice by its name on the command line.
-    pub const NAMES: [(&str, Self); 3] =
-        [("none", Self::None), ("churn", Self::Churn), ("all", Self::All)];
+    pub const NAMES: [(&str, Self); 4] = [
+        ("none", Self::None),
+        ("churn", Self::Churn),
+        ("rolling", Self::Rolling),
+        ("all", Self::All),
+    ];
+
+    /// Whether nothing goes wrong and nobody is away for a while.
+    #[must_use]
+    pub fn is_calm(self) -> bool {
+        matches!(self, Self::None | Self::Churn)
+    }
 
     /// Its name on the command line.
     #[must_use]
@@ -87,6 +102,20 @@ pub enum Fault {
         /// Which process.
         pid: Pid,
     },
+    /// A worker, or the coordinator, ends in good order and is started again.
+    Restart {
+        /// Which.
+        pid: Pid,
+        /// Started again after so many milliseconds.
+        for_ms: u64,
+    },
+    /// Every queue moves away from a worker, or may come back.
+    Drain {
+        /// Its number.
+        worker: u64,
+        /// It may have queues again.
+        undo: bool,
+    },
     /// A group gets more queues.
     Grow {
         /// Which group.
@@ -107,11 +136,14 @@ pub enum Fault {
 
 /// Puts the beginning, the faults and their end on the clock.
 pub fn stage(ctx: &mut Ctx, cast: &Cast) {
-    let until = ctx.dice.between(LAST.0, LAST.1);
+    let mut until = ctx.dice.between(LAST.0, LAST.1);
+    if ctx.faults == Faults::Rolling {
+        until = restart_all(ctx, cast).max(until);
+    }
     ctx.publish_until = until;
     ctx.clock.at(until, Event::Quiet);
     begin(ctx, cast, until);
-    if ctx.faults != Faults::Churn {
+    if matches!(ctx.faults, Faults::None | Faults::All) {
         change(ctx, until);
     }
     if ctx.faults == Faults::All {
@@ -123,8 +155,52 @@ pub fn stage(ctx: &mut Ctx, cast: &Cast) {
             }
         }
     }
-    if ctx.faults != Faults::None {
+    if matches!(ctx.faults, Faults::Churn | Faults::All) {
         churn(ctx, cast, until);
+        drain(ctx, until);
+    }
+}
+
+/// A rolling restart: all workers, all members and the coordinator, in any order, each soon after
+/// the one before, sometimes while that one is still away. Returns when the last is back.
+fn restart_all(ctx: &mut Ctx, cast: &Cast) -> u64 {
+    let mut left: Vec<Pid> = vec![COORDINATOR];
+    left.extend(cast.workers.iter().take(3));
+    left.extend(cast.first.iter().chain(&cast.second).map(|[pid, _]| *pid));
+    let dice = &mut ctx.dice;
+    let mut at = ROLLING.0;
+    let mut back = at;
+    while !left.is_empty() {
+        let pid = left.swap_remove(dice.below(left.len() as u64) as usize);
+        at += dice.between(ROLLING.1, ROLLING.2);
+        let for_ms = dice.between(20, 600);
+        let is_member = cast.first.iter().chain(&cast.second).any(|seat| seat[0] == pid);
+        if is_member {
+            ctx.clock.at(at, Event::Fault(Fault::Leave { pid }));
+            ctx.clock.at(at + for_ms, Event::Start(pid));
+        } else {
+            ctx.clock.at(at, Event::Fault(Fault::Restart { pid, for_ms }));
+        }
+        back = back.max(at + for_ms);
+    }
+    back + 500
+}
+
+/// A worker that is drained, perhaps for a while only, and perhaps another one next.
+fn drain(ctx: &mut Ctx, until: u64) {
+    let mut at = ctx.dice.between(500, until / 2);
+    for percent in [30, 50] {
+        if !ctx.dice.percent(percent) {
+            return;
+        }
+        let worker = ctx.dice.between(1, 3);
+        ctx.clock.at(at, Event::Fault(Fault::Drain { worker, undo: false }));
+        let short = ctx.dice.percent(30);
+        at += ctx.dice.between(0, if short { 100 } else { 2000 });
+        if at < until && ctx.dice.percent(80) {
+            ctx.clock.at(at, Event::Fault(Fault::Drain { worker, undo: true }));
+        }
+        at = (at + ctx.dice.between(0, 800)).min(until - 200);
     }
 }
 

@@ -92,7 +92,7 @@ impl World {
                 world.add_member(name, filter, order, start, n, weight);
             }
         }
-        if options.faults != Faults::All {
+        if options.faults.is_calm() {
             world.ctx.note(What::Calm);
         }
         faults::stage(&mut world.ctx, &world.cast);
@@ -280,7 +280,14 @@ impl World {
                     }
                 }
             }
-            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup => {
+            Fault::Restart { pid, for_ms } => {
+                if let Process::Worker(worker) = &mut self.processes[pid] {
+                    worker.flush(&mut self.ctx);
+                }
+                self.down(pid, false);
+                self.ctx.clock.after(for_ms, Event::Start(pid));
+            }
+            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup | Fault::Drain { .. } => {
                 let asked = match &mut self.processes[COORDINATOR] {
                     Process::Coordinator(coordinator) => coordinator.ask(&mut self.ctx, fault),
                     _ => false,

@@ -1,31 +1,43 @@
 //! I14: a right that stays where it is never pauses while others move: what becomes durable in its
-//! queue is sent to its holder within 50 ms. Judged where nothing goes wrong, since a right may
-//! well pause when something breaks, and until a group grows or classes move: from then on messages
-//! may have to wait for earlier ones of their keys in another queue.
+//! queue is sent to its holder within 50 ms, unless earlier messages are still to be sent: a holder
+//! that works through a backlog is as fast as its handlers. Judged where nothing goes wrong, since
+//! a right may well pause when something breaks, and until a group grows or classes move: from then
+//! on messages may have to wait for earlier ones of their keys in another queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringway_client::logic::right::How;
 use ringway_proto::{Epoch, Filter, Holder, Offset, QueueId, RightId, SubscriptionId};
 
 use super::super::history::{History, Value, What};
 
 /// The longest pause, in milliseconds.
 const PAUSE: u64 = 50;
+/// A holder that has so many messages in hand may have no credit for more.
+const BUSY: usize = 32;
 
 #[derive(Default)]
 struct State<'a> {
     classes: BTreeMap<Value, &'static str>,
     filters: BTreeMap<SubscriptionId, &'a Filter>,
+    /// What is durable, by queue.
+    stored: BTreeMap<QueueId, Vec<(Offset, &'static str)>>,
     /// The rights that are open and stay so, as far as is known.
     open: BTreeMap<RightId, (Epoch, &'a Holder)>,
     /// The rights that are being given up, also where they are opened again for their acks.
     revoked: BTreeSet<(RightId, Epoch)>,
+    /// The last message of each queue that a subscription is to have.
+    last: BTreeMap<(SubscriptionId, QueueId), Offset>,
+    /// The last message that was sent of each right.
+    sent: BTreeMap<RightId, Offset>,
+    /// What was sent of each right and is not acked.
+    in_hand: BTreeMap<RightId, BTreeSet<Offset>>,
     /// What has to be sent, since when.
     due: BTreeMap<(RightId, Offset), u64>,
     wrong: Vec<String>,
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
     /// Everything that was due before now and was not sent is a pause.
     fn judge(&mut self, now: u64) {
         let late = |since: u64| since + PAUSE < now;
@@ -48,11 +60,33 @@ impl State<'_> {
         self.due.retain(|(right, _), _| !over.contains(right));
     }
 
-    fn stored(&mut self, at: u64, queue: QueueId, offset: Offset, value: Option<Value>) {
+    fn joined(&mut self, subscription: SubscriptionId, filter: &'a Filter) {
+        self.filters.insert(subscription, filter);
+        for (queue, stored) in &self.stored {
+            let last = stored.iter().rfind(|(_, class)| filter.matches(class));
+            if let Some((offset, _)) = last {
+                self.last.insert((subscription, *queue), *offset);
+            }
+        }
+    }
+
+    fn store(&mut self, at: u64, queue: QueueId, offset: Offset, value: Option<Value>) {
         let Some(class) = value.and_then(|value| self.classes.get(&value)) else { return };
-        for right in self.open.keys().filter(|right| right.queue == queue) {
-            if self.filters.get(&right.subscription).is_some_and(|filter| filter.matches(class)) {
-                self.due.insert((*right, offset), at);
+        self.stored.entry(queue).or_default().push((offset, class));
+        let theirs = self.filters.iter().filter(|(_, filter)| filter.matches(class));
+        for (subscription, _) in theirs {
+            let before = self.last.insert((*subscription, queue), offset);
+            let is_of =
+                |right: &&RightId| (right.subscription, right.queue) == (*subscription, queue);
+            for right in self.open.keys().filter(is_of) {
+                let is_next = before.is_none_or(|before| {
+                    self.sent.get(right).is_some_and(|sent| *sent >= before)
+                        || self.due.contains_key(&(*right, before))
+                });
+                let in_hand = self.in_hand.get(right).map_or(0, BTreeSet::len);
+                if is_next && in_hand < BUSY {
+                    self.due.insert((*right, offset), at);
+                }
             }
         }
     }
@@ -61,6 +95,12 @@ impl State<'_> {
 /// Whether keys or classes get another queue.
 fn is_change(fault: &str) -> bool {
     ["Grow", "Bind", "RingGroup"].iter().any(|change| fault.starts_with(change))
+}
+
+/// The member of which a process starts or ends.
+fn comes_or_goes(fault: &str) -> Option<&str> {
+    let process = fault.strip_suffix(" starts").or_else(|| fault.strip_suffix(" ends"))?;
+    Some(process.trim_end_matches('\''))
 }
 
 /// Every pause.
@@ -74,9 +114,15 @@ pub fn check(history: &History) -> Vec<String> {
         state.judge(entry.at);
         match &entry.what {
             What::Fault(text) if is_change(text) => break,
+            // Another process of the member takes over, or the last one is gone.
+            What::Fault(text) => {
+                if let Some(member) = comes_or_goes(text) {
+                    state.leave(|_, _, holder| holder.member.as_str() == member);
+                }
+            }
             What::Attempt { value, class, .. } => drop(state.classes.insert(*value, class)),
             What::Joined { subscription, filter, .. } => {
-                state.filters.insert(*subscription, filter);
+                state.joined(*subscription, filter);
             }
             What::Opened { right, epoch, holder, .. }
                 if !state.revoked.contains(&(*right, *epoch)) =>
@@ -92,9 +138,19 @@ pub fn check(history: &History) -> Vec<String> {
             // Its queue moves, and the right with it.
             What::Sealed(queue) => state.leave(|right, _, _| right.queue == *queue),
             What::Stored { queue, offset, value } => {
-                state.stored(entry.at, *queue, *offset, *value);
+                state.store(entry.at, *queue, *offset, *value);
             }
-            What::Sent { right, offset } => drop(state.due.remove(&(*right, *offset))),
+            What::Sent { right, offset } => {
+                state.due.remove(&(*right, *offset));
+                let last = state.sent.entry(*right).or_insert(*offset);
+                *last = *offset.max(last);
+                state.in_hand.entry(*right).or_default().insert(*offset);
+            }
+            What::Settled { right, offset, how: How::Ack, .. } => {
+                if let Some(in_hand) = state.in_hand.get_mut(right) {
+                    in_hand.remove(offset);
+                }
+            }
             _ => {}
         }
     }

@@ -195,6 +195,15 @@ impl Worker {
         self.dial(ctx);
     }
 
+    /// The process is asked to end: what it has decided becomes durable first.
+    pub fn flush(&mut self, ctx: &mut Ctx) {
+        let is_busy = |worker: &Self| worker.live.as_ref().is_some_and(|l| l.under_way.is_some());
+        while is_busy(self) && self.disk.full.is_none() {
+            self.synced(ctx);
+            self.start_round(ctx);
+        }
+    }
+
     /// The process is killed.
     pub fn crash(&mut self, ctx: &mut Ctx) {
         if self.live.take().is_some() {
