@@ -425,7 +425,7 @@ impl Cluster {
                 worker.journal.push(Written::Batch(stored, batch));
                 let mut out = Vec::new();
                 worker.host().stored(queue, at, stored.end(), WallTime(1), &mut out);
-                self.note(What::Stored { queue, offset: at, value: Some(value) });
+                self.note(What::Stored { queue, offset: at, value: Some(value), lane: 0 });
                 self.note(What::Published { value, told: Told::Stored(queue, at) });
                 self.carry(name, out);
             }

@@ -107,6 +107,15 @@ pub enum What {
         /// Who: another process of the same member had nothing to give up.
         holder: Holder,
     },
+    /// A member was told to give up the lanes of a right beside these.
+    Narrowing {
+        /// Which right, with all its lanes.
+        right: RightId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+    },
     /// A member said that it gave up the lanes of a right beside these.
     Narrowed {
         /// Which right, with all its lanes.
@@ -210,6 +219,8 @@ pub enum What {
         offset: Offset,
         /// What it says.
         value: Option<Value>,
+        /// Its lane.
+        lane: u16,
     },
     /// A right's cursor as a durable record has it, or as a restart found it.
     Cursor {

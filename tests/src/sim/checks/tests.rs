@@ -69,7 +69,11 @@ fn opened(name: &str, epoch: u64) -> What {
 }
 
 fn stored(number: u32, offset: u64) -> What {
-    What::Stored { queue: QUEUE, offset: Offset(offset), value: Some(value(number)) }
+    What::Stored { queue: QUEUE, offset: Offset(offset), value: Some(value(number)), lane: 7 }
+}
+
+fn narrowing(to: Lanes) -> What {
+    What::Narrowing { right: right(), epoch: Epoch(1), to }
 }
 
 fn accepted(name: &str, epoch: u64) -> What {
@@ -140,6 +144,22 @@ fn a_right_that_is_to_be_given_up_may_pause_and_so_may_any_where_something_break
 }
 
 #[test]
+fn lanes_that_are_to_be_given_up_may_pause_and_stay_so_when_the_right_is_opened_again() {
+    let upper = narrowing(Lanes { start: 0, end: 4 });
+    let run = [
+        What::Calm,
+        joined(Start::Start),
+        attempt(1),
+        opened("m", 1),
+        upper,
+        opened("m", 1),
+        stored(1, 0),
+        What::Quiet,
+    ];
+    assert_eq!(broken(&run), Vec::<&str>::new());
+}
+
+#[test]
 fn every_check_finds_what_breaks_its_promise() {
     let halves = What::Raised {
         right: right().with(Lanes { start: 2048, end: 4096 }),
@@ -152,7 +172,7 @@ fn every_check_finds_what_breaks_its_promise() {
         to: Lanes { start: 2048, end: 4096 },
         holder: holder("m"),
     };
-    let table: [(&[What], &[&str]); 19] = [
+    let table: [(&[What], &[&str]); 20] = [
         // Acked and gone; acked, there, and never delivered.
         (&[attempt(1), ok(1, 0)], &["acked_survives"]),
         (&[joined(Start::Start), attempt(1), ok(1, 0), in_log(1, 0)], &["acked_survives"]),
@@ -181,6 +201,19 @@ fn every_check_finds_what_breaks_its_promise() {
                 joined(Start::Start),
                 attempt(1),
                 opened("m", 1),
+                stored(1, 0),
+                What::Quiet,
+            ],
+            &["no_pause"],
+        ),
+        // The half that stays pauses.
+        (
+            &[
+                What::Calm,
+                joined(Start::Start),
+                attempt(1),
+                opened("m", 1),
+                narrowing(Lanes { start: 0, end: 2048 }),
                 stored(1, 0),
                 What::Quiet,
             ],

@@ -159,6 +159,7 @@ impl Live {
                 }
             }
             ToClient::Narrow { right, epoch, mut to, .. } => {
+                ctx.note(What::Narrowing { right, epoch, to });
                 if ctx.bug == Some(Bug::SplitOverlaps) {
                     self.to_keep.insert((right, epoch), to);
                     to.end = (to.end + to.count()).min(right.lanes.end - 1);

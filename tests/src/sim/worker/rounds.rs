@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::{Code, Epoch, Offset, QueueId, Refusal, RightId, codec};
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::{Action, Token, rounds};
@@ -236,7 +237,9 @@ impl Worker {
         let Some(waiting) = live.waiting.get(&token) else { return };
         let (count, batch) = (waiting.header.count, Arc::clone(&waiting.batch));
         for (i, value) in values(&batch).into_iter().enumerate() {
-            ctx.note(What::Stored { queue, offset: Offset(at.0 + i as u64), value });
+            let offset = Offset(at.0 + i as u64);
+            let lane = lane_of_message(batch.key(i), offset);
+            ctx.note(What::Stored { queue, offset, value, lane });
         }
         live.batches.entry(queue).or_default().insert(at, batch);
         let end = Offset(at.0 + u64::from(count));
