@@ -156,7 +156,9 @@ fn answers(message: &FromClient, incarnation: Incarnation, routing: &Routing) ->
         FromClient::Drained { member, .. } => {
             vec![ToClient::Left { subscription, member, incarnation }]
         }
-        FromClient::Refresh { .. } | FromClient::StillDraining { .. } => vec![],
+        FromClient::Refresh { .. }
+        | FromClient::StillDraining { .. }
+        | FromClient::Narrowed { .. } => vec![],
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Filter;
 use crate::data::{OffsetRange, Window};
 use crate::ids::{
-    Attempt, Epoch, Holder, Incarnation, MemberId, MoveNumber, Offset, OpenNumber, QueueId,
+    Attempt, Epoch, Holder, Incarnation, Lanes, MemberId, MoveNumber, Offset, OpenNumber, QueueId,
     RightId, RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
 };
 use crate::refusal::Refusal;
@@ -332,6 +332,20 @@ pub struct CopiedRight {
     pub floor: Offset,
     /// What is acked above, in ascending ranges.
     pub acked: Vec<OffsetRange>,
+    /// What is done besides, lane by lane: what the rights knew that this one was merged from.
+    #[serde(default)]
+    pub layers: Vec<CopiedLayer>,
+}
+
+/// What is done in some lanes of a right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopiedLayer {
+    /// Which lanes.
+    pub lanes: Lanes,
+    /// Everything below is acked or does not match.
+    pub floor: Offset,
+    /// What is acked above, in ascending ranges.
+    pub acked: Vec<OffsetRange>,
 }
 
 /// The epoch of a right, and who holds it under that epoch.
@@ -344,6 +358,28 @@ pub struct RightEpoch {
     /// Who may open it under that epoch; nobody when the right is free.
     #[serde(default)]
     pub holder: Option<Holder>,
+}
+
+/// Split a right into several.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SplitRight {
+    /// The right that is split.
+    pub right: RightId,
+    /// Its epoch; ignored under another.
+    pub epoch: Epoch,
+    /// What becomes of it, in the order of lanes and covering all of them. A part under the same
+    /// epoch stays with its holder and is not interrupted; each other one has a later epoch.
+    pub into: Vec<RightEpoch>,
+}
+
+/// Merge rights to lanes that lie side by side.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MergeRights {
+    /// The rights, in the order of lanes, and their epochs; ignored under others, or while one of
+    /// them is held.
+    pub parts: Vec<GrantedRight>,
+    /// What they become, under an epoch later than each of theirs.
+    pub into: RightEpoch,
 }
 
 /// Coordinator to worker.
@@ -415,6 +451,11 @@ pub enum ToWorker {
         /// The epoch.
         epoch: Epoch,
     },
+    /// Split a right, durably and in one record. Each part with a later epoch is answered by
+    /// [`FromWorker::RightRaised`].
+    Split(SplitRight),
+    /// Merge rights, durably and in one record. Answered by [`FromWorker::RightRaised`].
+    Merge(MergeRights),
     /// Take nothing more of what this move takes from the queue or gives it, until the table is
     /// known that contains the move; say where what it takes ends.
     SealSlots {
@@ -526,7 +567,20 @@ pub enum FromClient {
         /// The epoch.
         epoch: Epoch,
     },
-    /// A handler makes progress on what is left of a revoked right: extend its deadline.
+    /// Everything that was handed out under this epoch of the lanes beside `to` is acked and
+    /// confirmed; the member takes nothing of them any more. Answers [`ToClient::Narrow`].
+    Narrowed {
+        /// Whose right it is.
+        member: MemberId,
+        /// The right with all its lanes.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+    },
+    /// A handler makes progress on what is left of a revoked right, or of the lanes that it is to
+    /// give up: extend its deadline.
     StillDraining {
         /// Whose right it is.
         member: MemberId,
@@ -582,6 +636,30 @@ pub enum ToClient {
         /// Milliseconds until the right is fenced.
         deadline_ms: u32,
     },
+    /// Give the lanes beside `to` up: hand out nothing more of them, return what is unread, finish
+    /// and ack the rest, then say `Narrowed`. The others go on.
+    Narrow {
+        /// Who holds the right.
+        member: MemberId,
+        /// The right with all its lanes.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+        /// Milliseconds until the other lanes are fenced.
+        deadline_ms: u32,
+    },
+    /// The lanes of a right beside those that it has here were fenced: what was held of them goes
+    /// to someone else. The others go on.
+    Narrowed {
+        /// Who holds the right.
+        member: MemberId,
+        /// The right with the lanes that are left.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The right was fenced: what was held of it goes to someone else.
     Lost {
         /// Who held it.
@@ -615,7 +693,8 @@ pub enum ToClient {
 /// member that opens again opens a new stream with a larger number.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OpenRight {
-    /// The right.
+    /// The right. Fewer lanes than it has at the worker: only these are sent. More: `NotYet`, and
+    /// the coordinator says which are left.
     pub right: RightId,
     /// The epoch under which it was granted. Older than the worker's is `Fenced`, newer `NotYet`.
     pub epoch: Epoch,
@@ -626,6 +705,9 @@ pub struct OpenRight {
     /// Offsets that the member still holds, unread or in hand, in ascending ranges: they stay in
     /// flight and are not sent again.
     pub held: Vec<OffsetRange>,
+    /// The lane of each of `held`, in their order; may be left out.
+    #[serde(default)]
+    pub held_lanes: Vec<u16>,
     /// Those of `held` that were handed to the application.
     pub handed_out: Vec<OffsetRange>,
     /// Acks that were never confirmed, in ascending ranges: applied before anything is sent.

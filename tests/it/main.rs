@@ -10,6 +10,7 @@ mod flights;
 mod grow;
 mod harness;
 mod metrics;
+mod more_members;
 mod move_queues;
 mod power_cut;
 mod publish;

@@ -211,6 +211,8 @@ impl Control {
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
             ToWorker::SealSlots { queue, epoch, moved } => {
                 (queue, Step::SealSlots { epoch, moved })
             }

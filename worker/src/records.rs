@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use ringway_proto::codec;
-use ringway_proto::control::{CopySealed, SubscriptionSetup};
+use ringway_proto::control::{CopySealed, RightEpoch, SubscriptionSetup};
 use ringway_proto::data::OffsetRange;
 use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
@@ -68,6 +68,22 @@ pub enum ControlRecord {
         floor: Offset,
         /// What was acked beyond what earlier records say.
         ranges: Vec<OffsetRange>,
+    },
+    /// A right became these, which cover its lanes. What it was done with, each of them is done
+    /// with; one under the epoch that it had stays with its holder.
+    Split {
+        /// The right that was split.
+        right: RightId,
+        /// What became of it.
+        into: Vec<RightEpoch>,
+    },
+    /// Rights to lanes side by side became one, which is done in the lanes of each with what that
+    /// one was done with.
+    Merged {
+        /// The rights, in the order of lanes.
+        parts: Vec<RightId>,
+        /// What they became.
+        into: RightEpoch,
     },
     /// The queue is copied here from its primary; the batches that follow are those of the
     /// original. What an earlier attempt copied stays, what it knew of the readers does not.

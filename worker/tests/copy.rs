@@ -296,6 +296,7 @@ impl Reader {
             holder: holder(),
             open: OpenNumber(open),
             held,
+            held_lanes: Vec::new(),
             handed_out: vec![],
             ack_number: u64::from(!acks.is_empty()),
             acks,

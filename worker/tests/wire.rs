@@ -187,6 +187,7 @@ fn open_right(subscription: u32, open: u64) -> OpenRight {
         holder: holder(),
         open: OpenNumber(open),
         held: vec![],
+        held_lanes: Vec::new(),
         handed_out: vec![],
         acks: vec![],
         ack_number: 0,

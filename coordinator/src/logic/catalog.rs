@@ -321,11 +321,15 @@ impl Catalog {
     }
 
     /// A group takes its place on the ring.
-    pub fn put_on_ring(&mut self, id: GroupId, dirty: &mut BTreeSet<Key>) {
+    ///
+    /// # Errors
+    /// None in fact: what the catalog lets on the ring makes one.
+    pub fn put_on_ring(&mut self, id: GroupId, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
         if let Some(group) = self.groups.get_mut(&id) {
             group.off_ring = false;
             dirty.insert(Key::Group(id));
         }
+        self.remember_ring(dirty)
     }
 
     /// The groups that are on the ring, with their weights.
@@ -359,6 +363,21 @@ impl Catalog {
     pub fn groups_for_filter(&self, filter: &Filter) -> BTreeSet<GroupId> {
         let mut groups = self.history.groups_for_filter(filter);
         groups.retain(|group| self.groups.contains_key(group));
+        groups
+    }
+
+    /// The groups that messages which the filter wants go to under the routing that holds.
+    #[must_use]
+    pub fn groups_now(&self, filter: &Filter) -> BTreeSet<GroupId> {
+        let mut groups = BTreeSet::new();
+        for binding in self.bindings().iter().filter(|b| b.filter.overlaps(filter)) {
+            groups.insert(binding.group);
+            if binding.filter.covers(filter) {
+                // All that follow are less specific, and so is the ring.
+                return groups;
+            }
+        }
+        groups.extend(self.history.ring_groups(&self.ring(), filter));
         groups
     }
 
@@ -439,9 +458,11 @@ impl Catalog {
     }
 
     fn remember_ring(&mut self, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
-        let groups: Vec<(GroupId, u32)> =
-            self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
-        self.history.remember_ring(groups, dirty)
+        // Who reads reads a group that is to be on the ring already. Moves to the ring come one
+        // after the other, and a group may be deleted meanwhile: what holds now counts too.
+        let wished = self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
+        self.history.remember_ring(wished, dirty)?;
+        self.history.remember_ring(self.ring(), dirty)
     }
 
     fn unknown_group(&self, name: &GroupName, purpose: &str, hint: &str) -> Refusal {
@@ -595,8 +616,11 @@ mod tests {
         catalog.expect_binding(&filter, to, &mut dirty);
         assert_eq!(catalog.bound_to(&filter), None, "not yet");
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
+        let now = |c: &Catalog| c.groups_now(&filter).into_iter().collect::<Vec<_>>();
+        assert_eq!(now(&catalog), [GroupId(0)], "not yet");
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
         catalog.bind(&filter, to, &mut dirty);
+        assert_eq!(now(&catalog), [GroupId(1)], "nothing goes to the ring any more");
         catalog.bind(&filter, GroupId(0), &mut dirty);
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
         catalog.delete_group(&orders, |_| false, &mut dirty).unwrap();

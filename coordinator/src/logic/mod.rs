@@ -14,4 +14,5 @@ pub mod rows;
 pub mod sessions;
 pub mod similar;
 pub mod slots;
+pub mod split;
 pub mod timing;

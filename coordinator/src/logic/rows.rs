@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use ringway_proto::control::{Start, SubscriptionSetup};
+use ringway_proto::control::{GrantedRight, Start, SubscriptionSetup};
 use ringway_proto::routing::SlotRange;
 use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
-    Attempt, Epoch, Filter, GroupId, GroupName, Holder, Incarnation, MemberId, MoveNumber, QueueId,
-    RightId, RoutingVersion, SubscriptionId, Uuid, WorkerId,
+    Attempt, Epoch, Filter, GroupId, GroupName, Holder, Incarnation, Lanes, MemberId, MoveNumber,
+    QueueId, RightId, RoutingVersion, SubscriptionId, Uuid, WorkerId,
 };
 
 pub use super::plans::PlanRow;
@@ -303,6 +303,38 @@ pub enum Phase {
     Revoking(Holder),
 }
 
+/// A split of a right: first decided; its holder gives the other parts up, if there is one; then
+/// done here, until the primary confirmed it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    /// What stays under its epoch.
+    pub keep: Lanes,
+    /// The other parts, in the order of lanes.
+    pub pieces: Vec<Piece>,
+    /// Once it is done: what the right was before.
+    pub of: Option<Lanes>,
+}
+
+/// A part of a right that goes to somebody else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Piece {
+    /// Which lanes.
+    pub lanes: Lanes,
+    /// To whom the plan gives it.
+    pub target: Option<MemberId>,
+    /// Why it moves there.
+    pub reason: Option<MoveReason>,
+}
+
+/// A merge that was decided. It happens when nobody holds any of its parts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Merging {
+    /// What the parts become.
+    pub lanes: Lanes,
+    /// To whom the plan gives that.
+    pub to: Option<MemberId>,
+}
+
 /// A consume right.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RightRow {
@@ -322,6 +354,35 @@ pub struct RightRow {
     pub start: Start,
     /// Whether the primary confirmed that beginning.
     pub started: bool,
+    /// How it is being split.
+    #[serde(default)]
+    pub cut: Option<Cut>,
+    /// What it is to be merged into.
+    #[serde(default)]
+    pub merging: Option<Merging>,
+    /// What it was merged from, until its primary confirmed that.
+    #[serde(default)]
+    pub parts: Vec<GrantedRight>,
+}
+
+impl RightRow {
+    /// A right that nobody ever held.
+    #[must_use]
+    pub fn new(id: RightId, start: Start) -> Self {
+        Self {
+            id,
+            epoch: Epoch(0),
+            phase: Phase::Free,
+            target: None,
+            last: None,
+            reason: None,
+            start,
+            started: false,
+            cut: None,
+            merging: None,
+            parts: Vec::new(),
+        }
+    }
 }
 
 /// One row of the store.

@@ -80,7 +80,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(without: impl IntoIterator<Item = Repair>) -> Self {
-        let setup = Setup { id: "c1".to_owned(), timing: Timing::default(), epoch_ms: 0, seed: 7 };
+        let setup = Setup {
+            id: "c1".to_owned(),
+            timing: Timing::default(),
+            epoch_ms: 0,
+            seed: 7,
+            // These schedules are about whole rights.
+            ranges_per_queue: 1,
+        };
         Self {
             now: Time(0),
             without: without.into_iter().collect(),

@@ -11,6 +11,7 @@ use ringway_proto::batch::{parse_classes, parse_record};
 use ringway_proto::control::{FromClient, Join, Joined, OpenRight, Order, Start, ToClient};
 use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges, Window};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::Router;
 use ringway_proto::{
     Epoch, Filter, Holder, Incarnation, MemberId, Offset, OpenNumber, RightId, RoutingVersion,
@@ -123,7 +124,8 @@ impl Cluster {
         let member = self.members.get_mut(name).unwrap();
         let mut granted = Vec::new();
         match message {
-            ToClient::Routing(_) => {}
+            // No right is split here.
+            ToClient::Routing(_) | ToClient::Narrow { .. } | ToClient::Narrowed { .. } => {}
             ToClient::Joined(mut joined) => {
                 if blind {
                     joined.incarnation = holder.incarnation;
@@ -195,7 +197,7 @@ impl Cluster {
     fn act(&mut self, name: Name, action: Action) {
         match action {
             Action::Tell(message) => self.send(name, C, Mail::FromClient(message)),
-            Action::Open(request) => self.request(name, request),
+            Action::Open(_, request) => self.request(name, request),
             Action::Send(right, frames) => {
                 let Some(stream) = self.member(name).newest.get(&right).copied() else { return };
                 let worker = self.member(name).streams[&stream].worker;
@@ -288,8 +290,11 @@ impl Cluster {
         let classes = parse_classes(&deliver.class_table, usize::from(deliver.classes)).unwrap();
         for (entry, record) in deliver.entries.iter().zip(&deliver.records) {
             let offset = Offset(deliver.base_offset.0 + u64::from(entry.index));
-            let value = Value::of(&parse_record(record, &classes).unwrap().0.body);
-            self.note(What::HandedOut { right, epoch, holder: holder.clone(), offset, value });
+            let message = parse_record(record, &classes).unwrap().0;
+            let value = Value::of(&message.body);
+            let lane = lane_of_message(message.key.as_deref(), offset);
+            let holder = holder.clone();
+            self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
             let ranges = vec![OffsetRange::one(offset)];
             let acks = Ranges { open, number: 1_000_000, ranges };
             self.send(name, worker, Mail::Say(stream, Frame::Ack(acks)));
@@ -304,7 +309,8 @@ impl Cluster {
         member.in_hand.push(hold);
         let Hold { right, epoch, offset, .. } = hold;
         let (holder, value) = (member.holder(), Value::of(&message.body));
-        self.note(What::HandedOut { right, epoch, holder, offset, value });
+        let lane = lane_of_message(message.key.as_deref(), offset);
+        self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
         self.turn(name);
         self.run();
         Some(offset.0)

@@ -213,7 +213,11 @@ impl Cluster {
     pub fn order(&mut self, name: Name, order: ToWorker) {
         let Some(host) = self.worker(name).host.as_mut() else { return };
         let (queue, step) = match order {
-            ToWorker::Registered | ToWorker::Superseded => return,
+            // No right is split here.
+            ToWorker::Split(_)
+            | ToWorker::Merge(_)
+            | ToWorker::Registered
+            | ToWorker::Superseded => return,
             ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
             ToWorker::Routing(mut routing) => {
                 if self.is_out(Repair::FencesAreAChain) {
@@ -310,7 +314,8 @@ impl Cluster {
                 worker.newest.insert(right, stream);
                 let copy = host.queue(right.queue).map_or(Epoch(0), |h| h.queue.epoch());
                 if !request.acks.is_empty() {
-                    self.note(What::Acked { right, epoch, holder: holder.clone() });
+                    let lanes = vec![right.lanes.start];
+                    self.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
                 }
                 self.note(What::Opened { right, copy, epoch, holder });
             }
@@ -344,7 +349,9 @@ impl Cluster {
         let tally = host.frame(now, stream, right, epoch, &frame, &mut out);
         let applied = host.queue(right.queue).is_some_and(|hosted| !hosted.is_frozen());
         if matches!(frame, Frame::Ack(_)) && !tally.fenced && applied {
-            self.note(What::Acked { right, epoch, holder });
+            // Any lane stands for them all, where no right is split.
+            let lanes = vec![right.lanes.start];
+            self.note(What::Acked { right, epoch, holder, lanes });
         }
         self.carry(name, out);
     }
@@ -379,7 +386,7 @@ impl Cluster {
                     self.write_to(name, stream, Mail::Closed(stream, code));
                 }
                 Action::Look(right) => self.worker(name).looks.push(right),
-                Action::Late { .. } => {}
+                Action::Late { .. } | Action::Retire(_) => {}
                 Action::Forget(queue) => {
                     let worker = self.worker(name);
                     worker.forgotten.insert(queue, worker.journal.len());
@@ -434,7 +441,7 @@ impl Cluster {
                 let mut out = Vec::new();
                 worker.host().stored(queue, at, stored.end(), WallTime(1), &mut out);
                 for (value, n) in values_of(&batch).into_iter().zip(0..) {
-                    self.note(What::Stored { queue, offset: Offset(at.0 + n), value });
+                    self.note(What::Stored { queue, offset: Offset(at.0 + n), value, lane: 0 });
                 }
                 self.answer(name, token, Ok(at));
                 self.carry(name, out);

@@ -38,6 +38,14 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// A member gives up fewer lanes than it says.
+    SplitOverlaps,
+    /// The worker confirms a split that is in no journal.
+    SplitNotJournaled,
+    /// The worker confirms acks of lanes that went to someone else.
+    ForeignAckTaken,
+    /// The acks of the rights that are merged are gone from the journal.
+    MergeForgetsAcks,
     /// Worker and member take what is said on an older stream of a right for news.
     OpenNumbersIgnored,
     /// A message that has to come again does not hold back the later ones of its key.
@@ -68,7 +76,8 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 29] = [
+
+    pub const ALL: [Self; 33] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -85,6 +94,10 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::SplitOverlaps,
+        Self::SplitNotJournaled,
+        Self::ForeignAckTaken,
+        Self::MergeForgetsAcks,
         Self::OpenNumbersIgnored,
         Self::OrderLost,
         Self::UnsyncedCopied,

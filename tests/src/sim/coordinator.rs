@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
+use ringway_coordinator::logic::split::MAX_RANGES_PER_QUEUE;
 use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
@@ -62,9 +63,13 @@ impl Coordinator {
         let is_new = rows.is_empty();
         let setup = Setup {
             id: "c1".to_owned(),
-            timing: Timing::default(),
+            timing: Timing {
+                drain: std::time::Duration::from_millis(ctx.drain),
+                ..Timing::default()
+            },
             epoch_ms: 0,
             seed: u128::from(ctx.dice.roll()),
+            ranges_per_queue: MAX_RANGES_PER_QUEUE,
         };
         let machine = match Machine::new(setup, rows, ctx.local(self.pid)) {
             Ok(machine) => machine,

@@ -47,6 +47,9 @@ impl World {
         net.rare_delay = if rough { 200 } else { 30 };
         net.loss_percent = if faults { dice.below(6) } else { 0 };
         let echo_percent = if faults && dice.percent(40) { 5 } else { 0 };
+        let drain = if faults && dice.percent(30) { 300 } else { 5000 };
+        // With a member of little weight shares are parts of a queue, as with many members.
+        let light = if dice.percent(40) { dice.between(4, 12) as u32 } else { 100 };
         let ctx = Ctx {
             clock: Clock::default(),
             net,
@@ -62,6 +65,7 @@ impl World {
             quiet: false,
             exits: Vec::new(),
             trace: options.trace,
+            drain,
             workers: BTreeMap::new(),
         };
         let mut world = Self { ctx, processes: Vec::new(), cast: Cast::default() };
@@ -78,11 +82,14 @@ impl World {
             world.cast.producers.push(pid);
         }
         let late = if world.ctx.dice.percent(50) { Start::Now } else { Start::Start };
+        // Of the second subscription there are more members than queues now and then.
+        let some = if world.ctx.dice.percent(25) { "b.>" } else { "a.>" };
         for (name, filter, order, start) in
-            [("all", ">", Order::Key, Start::Start), ("some", "a.>", Order::Key, late)]
+            [("all", ">", Order::Key, Start::Start), ("some", some, Order::Key, late)]
         {
             for n in 1..=3 {
-                world.add_member(name, filter, order, start, n);
+                let weight = if n == 3 { light } else { 100 };
+                world.add_member(name, filter, order, start, n, weight);
             }
         }
         if options.faults.is_calm() {
@@ -119,7 +126,15 @@ impl World {
     }
 
     /// A member has two processes, of which the second may take over from the first.
-    fn add_member(&mut self, name: &str, filter: &str, order: Order, start: Start, n: u32) {
+    fn add_member(
+        &mut self,
+        name: &str,
+        filter: &str,
+        order: Order,
+        start: Start,
+        n: u32,
+        weight: u32,
+    ) {
         let parsed = (
             SubscriptionName::new(name),
             Filter::new(filter),
@@ -133,7 +148,7 @@ impl World {
             start,
             member,
             incarnation: Incarnation(0),
-            weight: 100,
+            weight,
             origin: String::new(),
         };
         let pids = ["", "'"].map(|mark| {

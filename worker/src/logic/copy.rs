@@ -10,6 +10,7 @@ use ringway_proto::{Attempt, Code, Epoch, Offset, QueueId, Refusal, Time, Uuid, 
 
 use super::hosted::Hosted;
 use super::queue::{Queue, StoredBatch};
+use super::ranges::are_disjoint;
 use super::{Action, Rules};
 use crate::records::ControlRecord;
 
@@ -252,6 +253,10 @@ impl Copy {
         for right in &snapshot.rights {
             self.check(right, &snapshot)?;
         }
+        if !are_disjoint(&snapshot.rights) {
+            let text = format!("queue {} comes with two rights to one lane", self.id);
+            return Err(Refusal::new(Code::Protocol, text));
+        }
         self.seal(snapshot, out);
         Ok(())
     }
@@ -263,6 +268,7 @@ impl Copy {
             let text = format!("queue {} comes with a right of somebody else", self.id);
             return Err(Refusal::new(Code::Protocol, text));
         }
+        copied.layers.iter().try_for_each(|layer| check_ranges(&layer.acked))?;
         check_ranges(&copied.acked)
     }
 

@@ -69,6 +69,7 @@ impl Bench {
             holder: holder(who),
             open: OpenNumber(open),
             held: vec![],
+            held_lanes: Vec::new(),
             handed_out: vec![],
             acks: vec![],
             ack_number: 0,

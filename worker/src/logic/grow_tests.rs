@@ -170,6 +170,7 @@ impl Bench {
             holder,
             open: OpenNumber(1),
             held: vec![],
+            held_lanes: Vec::new(),
             handed_out: vec![],
             acks: vec![],
             ack_number: 0,

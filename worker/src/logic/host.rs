@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{
-    CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, OpenQueue,
-    OpenRight, Order, RightEpoch, SubscriptionSetup,
+    CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, MergeRights,
+    OpenQueue, OpenRight, Order, RightEpoch, SplitRight, SubscriptionSetup,
 };
 use ringway_proto::routing::Router;
 use ringway_proto::routing::moves::{Fence, SlotMove};
@@ -72,6 +72,10 @@ pub enum Step {
         /// The epoch.
         epoch: Epoch,
     },
+    /// Split a right.
+    Split(SplitRight),
+    /// Merge rights.
+    Merge(MergeRights),
     /// Take nothing more of what a move takes from the queue or gives it.
     SealSlots {
         /// The epoch that it is open under.
@@ -97,11 +101,9 @@ pub enum Step {
     },
 }
 
-/// How a right stands, for those who look.
+/// How a subscription stands at a queue, for those who look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RightState {
-    /// The right.
-    pub right: RightId,
     /// The subscription's name.
     pub subscription: String,
     /// The queue's name, `GROUP/N`.
@@ -307,6 +309,8 @@ impl Host {
                             right.revoke(epoch);
                         }
                     }
+                    Step::Split(order) => hosted.split(queue, &order, out),
+                    Step::Merge(order) => hosted.merge(queue, &order, out),
                     Step::Open(_)
                     | Step::Tombstone { .. }
                     | Step::Copy(_)
@@ -645,8 +649,9 @@ impl Host {
             return Err(Refusal::new(Code::NotYet, format!("queue {} is not open here", id.queue)));
         };
         let (end, frozen) = (hosted.queue.durable(), hosted.is_frozen());
+        let at = hosted.at(&id).unwrap_or(id);
         let name = &hosted.queue.name;
-        let right = hosted.rights.get_mut(&id).ok_or_else(|| {
+        let right = hosted.rights.get_mut(&at).ok_or_else(|| {
             let subscription = id.subscription;
             Refusal::new(
                 Code::NotYet,
@@ -659,7 +664,7 @@ impl Host {
             return Ok(());
         }
         right.open(now, stream, request, end, &self.rules, out)?;
-        self.unwritten.insert(id);
+        self.unwritten.insert(at);
         Ok(())
     }
 
@@ -679,6 +684,8 @@ impl Host {
             return Tally::default();
         }
         let frozen = hosted.is_frozen();
+        // A stream goes on when its right is split, and names what it opened.
+        let Some(id) = hosted.at(&id) else { return Tally::default() };
         let Some(right) = hosted.rights.get_mut(&id) else { return Tally::default() };
         if let Frame::Ack(acks) = frame
             && frozen
@@ -790,14 +797,12 @@ impl Host {
         }
     }
 
-    /// How every right stands.
+    /// How every subscription stands at every queue.
     #[must_use]
     pub fn states(&self) -> Vec<RightState> {
         let mut states = Vec::new();
-        for (_, hosted) in self.queues() {
-            for (id, right) in &hosted.rights {
-                states.extend(state(hosted, id, right));
-            }
+        for (id, hosted) in self.queues() {
+            states.extend(hosted.subscriptions.keys().filter_map(|of| state(hosted, id, *of)));
         }
         states
     }
@@ -807,9 +812,7 @@ impl Host {
     pub fn lag(&self, subscription: SubscriptionId) -> Vec<QueueLag> {
         let mut lags = Vec::new();
         for (id, hosted) in self.queues() {
-            let right = RightId::whole(subscription, id);
-            let state = hosted.rights.get(&right).and_then(|r| state(hosted, &right, r));
-            lags.extend(state.map(|state| state.lag));
+            lags.extend(state(hosted, id, subscription).map(|state| state.lag));
         }
         lags
     }
@@ -921,23 +924,26 @@ fn older(held: &Queue, epoch: Epoch) -> String {
     format!("it comes under epoch {epoch}, and the queue is open under {}", held.epoch())
 }
 
-fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {
-    let setup = hosted.subscriptions.get(&id.subscription)?;
+fn state(hosted: &Hosted, id: QueueId, subscription: SubscriptionId) -> Option<RightState> {
+    let setup = hosted.subscriptions.get(&subscription)?;
     let queue = &hosted.queue;
-    let lag_messages = right.lag(queue.durable());
+    let rights = || hosted.rights_of(id, subscription);
+    let floor = rights().map(Right::floor).min()?;
+    let lag_messages = hosted.lag_of(id, subscription, queue.durable());
+    let mut holders = rights().map(|right| right.holder().map(|holder| &holder.member));
+    let member = holders.next().flatten().filter(|first| holders.all(|h| h == Some(first)));
     Some(RightState {
-        right: *id,
         subscription: setup.name.to_string(),
         queue: queue.name.clone(),
-        oldest: (lag_messages > 0).then(|| hosted.ages.arrived(right.floor())).flatten(),
+        oldest: (lag_messages > 0).then(|| hosted.ages.arrived(floor)).flatten(),
         lag: QueueLag {
             queue: queue.name.clone(),
             end: queue.durable(),
-            floor: right.floor(),
+            floor,
             lag_messages,
-            in_flight_messages: right.in_flight() as u64,
-            fenced_messages: right.fenced_messages() as u64,
-            member: right.holder().map(|holder| holder.member.clone()),
+            in_flight_messages: rights().map(|right| right.in_flight() as u64).sum(),
+            fenced_messages: rights().map(|right| right.fenced_messages() as u64).sum(),
+            member: member.cloned(),
         },
     })
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use ringway_proto::batch::BatchBuilder;
-use ringway_proto::control::{Order, Start};
+use ringway_proto::control::{GrantedRight, Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::message::Message;
 use ringway_proto::routing::Routing;
@@ -371,6 +371,7 @@ fn what_was_passed_over_is_not_looked_at_again_after_a_restart() {
         holder: member(),
         open: OpenNumber(1),
         held: vec![],
+        held_lanes: Vec::new(),
         handed_out: vec![],
         acks: vec![],
         ack_number: 0,
@@ -436,6 +437,29 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (2u64..6).prop_map(|e| Op::Step(tombstone(e))),
         2 => (1u32..3).prop_map(|s| Op::Step(Step::Start(setup(s, Start::Now)))),
         2 => raise.prop_map(|to| Op::Step(Step::Raise(to))),
+        2 => (1u32..3, 0u64..6).prop_map(|(s, epoch)| {
+            let (right, halves) = halves(s);
+            let holder = Some(member());
+            let into = halves.into_iter().zip(epoch..).map(|(right, epoch)| RightEpoch {
+                right,
+                epoch: Epoch(epoch),
+                holder: holder.clone(),
+            });
+            Op::Step(Step::Split(SplitRight { right, epoch: Epoch(epoch), into: into.collect() }))
+        }),
+        2 => (1u32..3, 0usize..2, 1u64..8).prop_map(|(s, half, epoch)| {
+            let right = halves(s).1[half];
+            Op::Step(Step::Raise(RightEpoch { right, epoch: Epoch(epoch), holder: None }))
+        }),
+        2 => (1u32..3, 1u64..8, 1u64..8).prop_map(|(s, low, high)| {
+            let (right, halves) = halves(s);
+            let parts = halves.into_iter().zip([low, high]).map(|(right, epoch)| GrantedRight {
+                right,
+                epoch: Epoch(epoch),
+            });
+            let into = RightEpoch { right, epoch: Epoch(low.max(high) + 1), holder: Some(member()) };
+            Op::Step(Step::Merge(MergeRights { parts: parts.collect(), into }))
+        }),
         8 => (1u128..3, 1u32..3, 0u64..8, 1u32..3).prop_map(|(producer, session, base, count)| {
             Op::Append { producer, session, base, count }
         }),
@@ -443,6 +467,13 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(subscription, open, acks)| Op::Open { subscription, open, acks }),
         2 => (1u32..3, range()).prop_map(|(subscription, range)| Op::Ack { subscription, range }),
     ]
+}
+
+/// The whole right of a subscription, and its halves.
+fn halves(subscription: u32) -> (RightId, [RightId; 2]) {
+    let whole = RightId::whole(SubscriptionId(subscription), queue());
+    let half = |start| whole.with(ringway_proto::Lanes { start, end: start + 2048 });
+    (whole, [half(0), half(2048)])
 }
 
 fn copying(epoch: u64, attempt: Attempt) -> Step {
@@ -494,6 +525,7 @@ fn snapshot(attempt: u64, end: u64) -> CopySealed {
         max_body_bytes: 100,
         subscriptions: vec![setup(1, Start::Start)],
         rights: vec![ringway_proto::control::CopiedRight {
+            layers: Vec::new(),
             right: RightEpoch { right, epoch: Epoch(4), holder: Some(member()) },
             floor: Offset(0),
             acked: vec![OffsetRange::new(1, 2)],
@@ -542,6 +574,7 @@ proptest! {
                         holder: member(),
                         open: OpenNumber(open),
                         held: vec![],
+                        held_lanes: Vec::new(),
                         handed_out: vec![],
                         acks,
                         ack_number: 1,

@@ -112,7 +112,8 @@ impl Hosted {
     /// the copy was made by this very message.
     pub fn open(&mut self, open: &OpenQueue, fresh: bool, out: &mut Vec<Action>) {
         let id = open.queue;
-        let changed = open.epoch > self.queue.epoch()
+        let is_news = fresh || open.epoch > self.queue.epoch();
+        let changed = is_news
             || open.name != self.queue.name
             || open.max_body_bytes != self.queue.max_body_bytes;
         self.queue.raise(open.epoch);
@@ -129,6 +130,9 @@ impl Hosted {
         }
         for setup in &open.subscriptions {
             self.begin(id, setup, out);
+            if is_news && self.queue.end() == Offset(0) {
+                self.lay(id, setup.id, &open.rights, out);
+            }
         }
         for right in &open.rights {
             self.raise(right, out);
@@ -462,7 +466,7 @@ impl Hosted {
         if self.held_opens.get(right).is_some_and(|open| open.stream == stream) {
             self.held_opens.remove(right);
         }
-        if let Some(right) = self.rights.get_mut(right) {
+        if let Some(right) = self.at(right).and_then(|id| self.rights.get_mut(&id)) {
             right.closed(stream);
         }
     }
@@ -570,6 +574,8 @@ impl Hosted {
                 let known = self.rights.get_mut(&right).ok_or_else(|| unknown(right))?;
                 known.replay_acked(floor, &ranges);
             }
+            ControlRecord::Split { right, into } => self.replay_split(right, &into)?,
+            ControlRecord::Merged { parts, into } => self.replay_merge(&parts, &into)?,
             ControlRecord::SlotsSealed { moved, at } => self.queue.slots.restore(moved, at)?,
             ControlRecord::SlotsMoved { through, .. } => self.queue.slots.set_known(through),
             ControlRecord::FencesPassed { subscription, passed } => {

@@ -24,8 +24,10 @@ pub mod fences;
 pub mod flight;
 pub mod host;
 pub mod hosted;
+pub mod layers;
 pub mod pace;
 pub mod queue;
+pub mod ranges;
 pub mod rounds;
 pub mod slots;
 
@@ -168,6 +170,8 @@ pub enum Action {
     },
     /// The right may have something to send or to write: look at it again.
     Look(RightId),
+    /// This right has become others: drop what is kept for it.
+    Retire(RightId),
     /// An order of the coordinator came too late and changed nothing. It needs no answer; count it
     /// and say so.
     Late {

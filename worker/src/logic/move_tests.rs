@@ -191,6 +191,7 @@ impl Side {
             epoch: Epoch(1),
             holder: member(),
             open: OpenNumber(number),
+            held_lanes: Vec::new(),
             handed_out: held.clone(),
             held,
             acks: vec![],

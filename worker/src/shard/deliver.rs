@@ -134,6 +134,11 @@ impl Delivery {
         self.readers.retain(|right, _| right.queue != queue);
     }
 
+    /// Drops what is kept for a right that became others.
+    pub fn retire(&mut self, right: &RightId) {
+        self.readers.remove(right);
+    }
+
     /// Drops what was read ahead for a right whose stream has ended.
     pub fn forget_right(&mut self, right: &RightId) {
         if let Some(reader) = self.readers.get_mut(right) {

@@ -358,7 +358,10 @@ impl Shard {
             Input::Closed { stream, right } => {
                 self.host.closed(stream, right);
                 self.streams.remove(&stream);
-                self.delivery.forget_right(&right);
+                let right = self.host.queue(right.queue).and_then(|hosted| hosted.at(&right));
+                if let Some(right) = right {
+                    self.delivery.forget_right(&right);
+                }
             }
             Input::Step { queue, step } => self.step(queue, *step, &mut out),
             Input::Routing { router, ours } => self.host.set_routing(router, ours, &mut out),
@@ -477,6 +480,10 @@ impl Shard {
                     self.streams.remove(&stream);
                 }
                 Action::Look(right) => self.look(right),
+                Action::Retire(right) => {
+                    self.delivery.retire(&right);
+                    self.set_timer(right);
+                }
                 Action::Late { queue, order, why } => {
                     self.metrics.late(order);
                     warn!(%queue, ?order, "an order came too late and was ignored: {why}");

@@ -396,7 +396,7 @@ impl Machine {
     fn right_info(&self, right: &Right) -> RightInfo {
         let epoch = right.epoch();
         RightInfo {
-            queue: self.catalog.queue_name(epoch.right.queue),
+            queue: epoch.right.lanes.of(&self.catalog.queue_name(epoch.right.queue)),
             epoch: epoch.epoch,
             state: right_state(right).to_owned(),
             member: epoch.holder.map(|holder| holder.member),

@@ -49,6 +49,7 @@ impl fmt::Debug for Decisive<'_> {
             drops,
             dirty,
             to_drive,
+            replan,
             routing: _,
             routing_changed,
             repeat_at,
@@ -56,7 +57,7 @@ impl fmt::Debug for Decisive<'_> {
         let rows = (meta.routing, meta.queues_due, catalog, workers, queues, graves, members);
         let sessions = (worker_sessions, member_sessions, watchers, worker_routing, joins);
         let waits = (moves_due, sealing_since, declined_at, down_since, drops, dirty, to_drive);
-        let rest = (routing_changed, repeat_at.is_some(), slot_moves, slots_due);
+        let rest = (routing_changed, repeat_at.is_some(), slot_moves, slots_due, replan);
         write!(f, "{rows:?} {rights:?} {sessions:?} {waits:?} {rest:?} ")?;
         write_planner(f, queue_planner)?;
         right_planners.values().try_for_each(|planner| write_planner(f, planner))

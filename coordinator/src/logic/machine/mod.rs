@@ -7,8 +7,10 @@
 //! actions: durable before visible.
 
 mod admin;
+mod cells;
 mod decisive;
 mod explain;
+mod lanes;
 mod members;
 mod moves;
 mod planning;
@@ -156,6 +158,10 @@ pub enum Event {
     Raised(Duration),
     /// A right changed hands, this long after its revoke.
     HandedOver(Duration),
+    /// A right was split.
+    RightSplit,
+    /// Rights became one.
+    RightsMerged,
     /// A worker was replaced by a newer process.
     WorkerSuperseded,
     /// A member was replaced by a newer process.
@@ -188,6 +194,8 @@ pub struct Setup {
     pub epoch_ms: u64,
     /// Where the identities of new queues come from: drawn at random at each start.
     pub seed: u128,
+    /// Into how many ranges of lanes the rights to a queue may be split; 1 for never.
+    pub ranges_per_queue: u32,
 }
 
 /// The state of the coordinator.
@@ -234,6 +242,8 @@ pub struct Machine {
     dirty: BTreeSet<Key>,
     /// Subscriptions whose rights may have a step to take.
     to_drive: BTreeSet<SubscriptionId>,
+    /// Subscriptions whose last plan has to be made again when no split is under way.
+    replan: BTreeSet<SubscriptionId>,
     routing: Arc<Routing>,
     routing_changed: bool,
     /// When what is not answered is said again; none while everything is.
@@ -292,6 +302,7 @@ impl Machine {
             drops: BTreeMap::new(),
             dirty: BTreeSet::new(),
             to_drive: BTreeSet::new(),
+            replan: BTreeSet::new(),
             routing: Arc::default(),
             routing_changed: false,
             repeat_at: None,

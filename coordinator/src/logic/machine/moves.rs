@@ -265,7 +265,7 @@ impl Machine {
         id: QueueId,
         attempt: Attempt,
     ) {
-        self.note_data(worker, id);
+        self.note_data(now, worker, id);
         if self.queues.get_mut(&id).is_some_and(|queue| queue.declined(now, worker, attempt)) {
             self.dirty.insert(Key::Queue(id));
             self.moves_due = true;

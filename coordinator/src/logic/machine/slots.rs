@@ -55,7 +55,7 @@ impl Machine {
                 }
                 return;
             }
-            self.publish_move(number, out);
+            self.publish_move(now, number, out);
         }
     }
 
@@ -131,7 +131,8 @@ impl Machine {
         }
     }
 
-    fn publish_move(&mut self, number: MoveNumber, out: &mut Effects) {
+    fn publish_move(&mut self, now: Time, number: MoveNumber, out: &mut Effects) {
+        let before = self.uses();
         let Some(row) = self.slot_moves.row(number) else { return };
         let after = row.moved.as_ref().and_then(|moved| moved.groups.first());
         let after = after.map(|group| group.after.clone()).unwrap_or_default();
@@ -143,8 +144,14 @@ impl Machine {
             SlotChange::Bind { filter, group } => {
                 self.catalog.bind(&filter, group, &mut self.dirty);
             }
-            SlotChange::Ring { group } => self.catalog.put_on_ring(group, &mut self.dirty),
+            SlotChange::Ring { group } => {
+                // A ring of groups that were let on it is never refused; if it were, it would not
+                // be remembered, and everybody reads those groups already.
+                let _ = self.catalog.put_on_ring(group, &mut self.dirty);
+                self.cover_all(now, out);
+            }
         }
+        self.note_uses(now, &before);
         self.slot_moves.publish(number);
         self.dirty.insert(Key::SlotMove(number));
         self.routing_changed = true;
@@ -172,6 +179,7 @@ impl Machine {
     /// end of what the present one took.
     pub(super) fn note_slots_sealed(
         &mut self,
+        now: Time,
         worker: &WorkerId,
         id: QueueId,
         epoch: Epoch,
@@ -185,7 +193,7 @@ impl Machine {
             self.dirty.insert(Key::SlotMove(number));
             self.slots_due = true;
             if at > Offset(0) {
-                self.note_data(worker, id);
+                self.note_data(now, worker, id);
             }
         }
     }
@@ -195,8 +203,10 @@ impl Machine {
     pub(super) fn tell_fences(&self, id: QueueId, out: &mut Effects) {
         let Some(queue) = self.queues.get(&id).filter(|queue| queue.opened) else { return };
         let Some(worker) = queue.row().primary.clone() else { return };
-        let readers: Vec<SubscriptionId> =
+        let mut readers: Vec<SubscriptionId> =
             self.rights_of(id).into_iter().map(|right| right.subscription).collect();
+        // Of a queue whose rights are split a subscription has several, one after the other.
+        readers.dedup();
         let here = self.slot_moves.fences().filter(|(fence, _)| fence.queue == id);
         for (fence, at) in here {
             for subscription in &readers {
@@ -252,8 +262,7 @@ impl Machine {
         if self.slot_moves.fences().next().is_none() {
             return;
         }
-        let queues: Vec<QueueId> = self.rights_in(subscription).map(|(id, _)| id.queue).collect();
-        for queue in queues {
+        for queue in self.queues_read_by(subscription) {
             self.tell_fences(queue, out);
         }
     }
@@ -273,11 +282,8 @@ impl Machine {
             return;
         }
         self.dirty.insert(Key::Passed(subscription));
-        let queues: Vec<QueueId> = self
-            .rights_in(subscription)
-            .map(|(id, _)| id.queue)
-            .filter(|queue| self.slot_moves.gave(*queue))
-            .collect();
+        let mut queues = self.queues_read_by(subscription);
+        queues.retain(|queue| self.slot_moves.gave(*queue));
         for queue in queues {
             if let Some(worker) = self.primary(queue) {
                 self.tell_passed(&worker, queue, subscription, out);
@@ -331,7 +337,8 @@ impl Machine {
     pub(super) fn open_fences(&self, group: GroupId) -> u32 {
         let fences: Vec<Fence> =
             self.slot_moves.fences().map(|(f, _)| f).filter(|f| f.queue.group == group).collect();
-        let open = self.rights.keys().filter(|right| {
+        let first = self.rights.keys().filter(|right| right.lanes.start == 0);
+        let open = first.filter(|right| {
             fences.iter().any(|fence| {
                 fence.queue == right.queue && !self.has_passed(right.subscription, fence)
             })

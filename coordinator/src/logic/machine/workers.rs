@@ -34,12 +34,12 @@ impl Machine {
                 self.note_opened(&worker, queue, epoch, out);
             }
             FromWorker::SlotsSealed { queue, epoch, number, at } => {
-                self.note_slots_sealed(&worker, queue, epoch, number, at);
+                self.note_slots_sealed(now, &worker, queue, epoch, number, at);
             }
             FromWorker::FencePassed { subscription, fence } => {
                 self.note_passed(&worker, subscription, fence, out);
             }
-            FromWorker::HasData { queue } => self.note_data(&worker, queue),
+            FromWorker::HasData { queue } => self.note_data(now, &worker, queue),
             FromWorker::Sealed { queue, attempt, end } => {
                 self.note_sealed(now, &worker, queue, attempt, end, out);
             }
@@ -196,7 +196,7 @@ impl Machine {
             }
         }
         for id in findings.has_data {
-            self.note_data(worker, id);
+            self.note_data(now, worker, id);
         }
         for (queue, uuid, epoch) in findings.tombstones {
             self.bury(GraveRow { worker: worker.clone(), queue, uuid, epoch });

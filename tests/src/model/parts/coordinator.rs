@@ -180,7 +180,13 @@ impl Coordinator {
             Arrival::Crash => self.machine = None,
             Arrival::Start => {
                 self.now = 0;
-                let setup = Setup { id: "c1".into(), timing: timing(), epoch_ms: 0, seed: 1 };
+                let setup = Setup {
+                    id: "c1".into(),
+                    timing: timing(),
+                    epoch_ms: 0,
+                    seed: 1,
+                    ranges_per_queue: 1,
+                };
                 let rows = self.rows.values().cloned().collect();
                 let machine = Machine::new(setup, rows, Time(0));
                 let machine = machine.unwrap_or_else(|e| panic!("its own rows: {e}"));

@@ -463,10 +463,12 @@ impl Worker {
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
             ToWorker::RegisterRefused(refusal) => panic!("a registration is refused: {refusal}"),
             ToWorker::Superseded => panic!("a worker's only process is superseded"),
-            // No group grows here and no class moves.
+            // No group grows here, no class moves and no right is split.
             ToWorker::SealSlots { .. }
             | ToWorker::AwaitFence { .. }
             | ToWorker::FencesPassed { .. }
+            | ToWorker::Split(_)
+            | ToWorker::Merge(_)
             | ToWorker::Registered
             | ToWorker::Routing(_) => return,
         };
@@ -623,6 +625,7 @@ impl Worker {
                 }
                 Action::Close { stream, refusal } => live.end(stream, refusal.as_ref(), out),
                 Action::Look(right) => drop(live.turns.insert(right)),
+                Action::Retire(right) => drop(live.turns.remove(&right)),
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
                 Action::Fetch { queue, fetch, from, .. } => {
                     live.fetches.insert(queue, (fetch, from));

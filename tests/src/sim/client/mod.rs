@@ -18,7 +18,7 @@ use ringway_proto::data::AppendAnswer;
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Code, Epoch, Incarnation, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
+    Code, Epoch, Incarnation, Lanes, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
 };
 
 use super::bugs::Bug;
@@ -64,6 +64,8 @@ pub(super) struct Live {
     /// What every stream was about, also those that are gone.
     every_stream: BTreeMap<(ConnId, StreamNo), RightId>,
     wake_at: Option<u64>,
+    /// What the coordinator said to keep of rights, for the bug that keeps more.
+    to_keep: BTreeMap<(RightId, Epoch), Lanes>,
 }
 
 impl std::fmt::Debug for Live {
@@ -125,6 +127,7 @@ impl Client {
             streams: BTreeMap::new(),
             every_stream: BTreeMap::new(),
             wake_at: None,
+            to_keep: BTreeMap::new(),
         });
         ctx.dial(self.pid, COORDINATOR);
         let now = ctx.clock.now();

@@ -187,6 +187,8 @@ impl Worker {
                 (queue, Step::Start(setup))
             }
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
             ToWorker::Revoke { right, epoch } => {
                 ctx.note(What::Revoked { right, epoch });
                 if ctx.bug == Some(Bug::RebalanceStops) {

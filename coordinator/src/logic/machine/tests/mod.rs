@@ -2,6 +2,7 @@
 //! steps, whole hand-overs, and a long random walk.
 
 mod handover;
+mod lanes;
 mod moves;
 mod registration;
 mod slots;
