@@ -266,6 +266,19 @@ fn schedule_3c_not_yet_frees_nothing() {
 }
 
 #[test]
+fn a_queue_that_is_about_to_open_is_asked_again_within_milliseconds_and_less_often_later() {
+    let mut w = World::new();
+    w.publish("1");
+    for wait in [2, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
+        let sent = w.sent_one();
+        w.answer(&sent, Err(Code::NotYet), 1);
+        w.after(Duration::from_millis(wait - 1));
+        assert_eq!(w.sent(), []);
+        w.after(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn schedule_3d_a_refusal_waits_for_the_answers_before_it() {
     let mut w = World::new();
     w.publish_full(1);
