@@ -307,6 +307,24 @@ pub struct CopyState {
     pub total_bytes: u64,
 }
 
+/// With no more than this many bytes missing a copy is close to its original, ...
+const CLOSE_BYTES: u64 = 256 << 10;
+/// ... and with no more than this many messages, ...
+const CLOSE_MESSAGES: u64 = 256;
+/// ... unless those have more than this many bytes. What is missing when a queue is sealed keeps
+/// its publishers waiting, and each MiB of it does so for milliseconds.
+const CLOSE_LARGE_BYTES: u64 = 1 << 20;
+
+/// Whether so little is missing in a copy that its original may be sealed for it. Target and
+/// coordinator judge by the same: a target that called itself close too early would say nothing
+/// when it really is.
+#[must_use]
+pub fn is_close(missing_messages: u64, missing_bytes: u64) -> bool {
+    missing_messages == 0
+        || missing_bytes <= CLOSE_BYTES
+        || missing_messages <= CLOSE_MESSAGES && missing_bytes <= CLOSE_LARGE_BYTES
+}
+
 /// All that is known of a sealed queue besides its batches; sent behind the batch that ends at
 /// `end`. The same whenever it is asked for, since a sealed queue does not change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -122,6 +122,9 @@ pub struct Target {
 /// The first and the longest wait before a refused batch is tried again.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// As [`BACK_OFF`], after `NotYet`: the queue is about to open where it was asked for.
+const NOT_YET: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+
 /// How much later than its deadline a message that was refused before is given up, while the
 /// answer to its last copy is on its way: that answer says whether it is stored.
 pub const LAST_ANSWER: Duration = Duration::from_millis(500);
@@ -129,7 +132,16 @@ pub const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// The wait after this many failures in a row, doubling from the first to the longest.
 #[must_use]
 pub fn back_off(failures: u32) -> Duration {
-    BACK_OFF.0.saturating_mul(1 << failures.min(10)).min(BACK_OFF.1)
+    doubling(BACK_OFF, failures)
+}
+
+/// The same after a refusal with this code.
+fn back_off_after(code: Code, failures: u32) -> Duration {
+    doubling(if code == Code::NotYet { NOT_YET } else { BACK_OFF }, failures)
+}
+
+fn doubling((first, longest): (Duration, Duration), failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.min(10)).min(longest)
 }
 
 #[derive(Debug)]
@@ -477,7 +489,7 @@ impl Lane {
                     self.stale = epoch.map(|epoch| (epoch, refused.routing));
                     out.actions.push(Action::Refresh);
                 }
-                self.retry_at = Some(now + back_off(self.failures));
+                self.retry_at = Some(now + back_off_after(refused.refusal.code, self.failures));
                 self.failures = self.failures.saturating_add(1);
             }
             _ if self.flight.front().is_some_and(|f| f.waiting.len() > 1) => self.split_front(),

@@ -156,6 +156,7 @@ impl Publisher {
     /// messages that were never sent follow their slot and their class.
     pub fn routing(&mut self, router: Arc<Router>, out: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.router, router.clone());
+        self.meet_newcomers(&before, out);
         if before.moves().through() != router.moves().through() {
             self.note_crossing();
         }
@@ -184,6 +185,19 @@ impl Publisher {
             self.dirty.insert(queue);
         }
         self.reroute(freed, out);
+    }
+
+    /// A worker that came up soon leads queues of others. A publisher that needed most of those
+    /// connects to it now, so that no publish to the first queue that moves there waits for that.
+    fn meet_newcomers(&self, before: &Router, out: &mut Vec<Action>) {
+        let is_up = |router: &Router, id| router.worker(id).is_some_and(|worker| worker.up);
+        let up_before = before.routing().workers.iter().filter(|worker| worker.up).count();
+        if self.lanes.is_empty() || self.connected.len() * 2 < up_before {
+            return;
+        }
+        let up = self.router.routing().workers.iter().filter(|worker| worker.up);
+        let new = up.filter(|worker| !is_up(before, &worker.id));
+        out.extend(new.map(|worker| Action::Want(worker.id.clone())));
     }
 
     /// Which slots have messages unanswered at a group that their class has left.

@@ -56,6 +56,7 @@ struct World {
     sent: Vec<(WorkerId, Append)>,
     done: Vec<(u64, Outcome)>,
     room: u64,
+    wanted: Vec<WorkerId>,
     refreshes: usize,
 }
 
@@ -65,7 +66,16 @@ impl World {
         let mut publisher = Publisher::new(router, Uuid(7), 1);
         publisher.connected(worker("w1"));
         let now = Time(1000);
-        Self { publisher, now, tickets: 0, sent: vec![], done: vec![], room: 0, refreshes: 0 }
+        Self {
+            publisher,
+            now,
+            tickets: 0,
+            sent: vec![],
+            done: vec![],
+            room: 0,
+            refreshes: 0,
+            wanted: vec![],
+        }
     }
 
     fn take(&mut self, mut actions: Vec<Action>) {
@@ -76,7 +86,7 @@ impl World {
                 Action::Done { ticket, outcome } => self.done.push((ticket.0, outcome)),
                 Action::Room(bytes) => self.room += bytes,
                 Action::Refresh => self.refreshes += 1,
-                Action::Want(_) => {}
+                Action::Want(worker) => self.wanted.push(worker),
             }
         }
     }
@@ -263,6 +273,41 @@ fn schedule_3c_not_yet_frees_nothing() {
     w.after(Duration::from_millis(20));
     let again = w.sent_one();
     assert_eq!((again.queue, shape(&again)), (first.queue, (2, 0, b"1".to_vec())));
+}
+
+#[test]
+fn a_worker_that_comes_up_is_met_before_the_first_queue_moves_there() {
+    let newer = |up: bool| {
+        let mut newer = routing(2, 0);
+        let mut joins = newer.workers[0].clone();
+        (joins.id, joins.up) = (worker("w9"), up);
+        newer.workers.push(joins);
+        newer
+    };
+    let mut w = World::new();
+    w.routing(newer(true));
+    assert_eq!(w.wanted, [], "by nobody who does not publish");
+    let mut w = World::new();
+    w.publish("1");
+    w.routing(newer(false));
+    assert_eq!(w.wanted, []);
+    w.routing(Routing { version: RoutingVersion(3), ..newer(true) });
+    assert_eq!(w.wanted, [worker("w9")]);
+    w.routing(Routing { version: RoutingVersion(4), ..newer(true) });
+    assert_eq!(w.wanted.len(), 1, "once");
+}
+
+#[test]
+fn a_queue_that_is_about_to_open_is_asked_again_within_milliseconds_and_less_often_later() {
+    let mut w = World::new();
+    w.publish("1");
+    for wait in [2, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
+        let sent = w.sent_one();
+        w.answer(&sent, Err(Code::NotYet), 1);
+        w.after(Duration::from_millis(wait - 1));
+        assert_eq!(w.sent(), []);
+        w.after(Duration::from_millis(1));
+    }
 }
 
 #[test]

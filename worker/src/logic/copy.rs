@@ -3,7 +3,7 @@
 //! to the original's end is durable here, and does not know how the batches come.
 
 use ringway_proto::control::{
-    CopiedRight, CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy,
+    CopiedRight, CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, is_close,
 };
 use ringway_proto::data::check_ranges;
 use ringway_proto::{Attempt, Code, Epoch, Offset, QueueId, Refusal, Time, Uuid, WallTime};
@@ -314,8 +314,10 @@ impl Copy {
     pub fn report(&mut self, now: Time, rules: &Rules, out: &mut Vec<Action>) {
         let Some(state) = self.source.as_ref().and_then(|source| source.state) else { return };
         let copied = self.copied();
-        let close = state.end.0.saturating_sub(copied.0) <= rules.close_messages
-            || state.total_bytes.saturating_sub(self.bytes) <= rules.close_bytes;
+        let close = is_close(
+            state.end.0.saturating_sub(copied.0),
+            state.total_bytes.saturating_sub(self.bytes),
+        );
         let due = match self.told {
             None => true,
             Some(_) if close && !self.said_close => true,

@@ -38,6 +38,19 @@ pub enum CopyNext {
     Over(Refusal),
 }
 
+impl CopyNext {
+    /// Whether a copy that waits for its pace waits no longer: publishers wait for it now, or it
+    /// has nothing to wait for.
+    #[must_use]
+    pub fn ends_pace(&self) -> bool {
+        match self {
+            Self::Wait => false,
+            Self::Batches { sealed } => *sealed,
+            Self::Sealed(_) | Self::Over(_) => true,
+        }
+    }
+}
+
 /// An open that waits for a seal to be lifted, and what its holder said behind it: it is about the
 /// messages that the open lists, so it cannot go first.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -65,11 +65,6 @@ pub struct Rules {
     pub max_snapshot_bytes: usize,
     /// A copy that grows says how far it is after this.
     pub progress_every: Duration,
-    /// A copy is close to its original's end when this many messages are missing, or
-    /// `close_bytes`.
-    pub close_messages: u64,
-    /// See `close_messages`.
-    pub close_bytes: u64,
 }
 
 impl Default for Rules {
@@ -86,8 +81,6 @@ impl Default for Rules {
             max_held_bytes: 16 << 20,
             max_snapshot_bytes: MAX_CONTROL_BYTES / 8 * 7,
             progress_every: Duration::from_millis(500),
-            close_messages: 256,
-            close_bytes: 256 * 1024,
         }
     }
 }

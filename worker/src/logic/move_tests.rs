@@ -611,8 +611,9 @@ fn progress_is_said_at_the_beginning_when_close_and_twice_a_second() {
     let mut out = Vec::new();
     b.host.wake_copies(Time(500), &mut out);
     assert_eq!((out.len(), b.host.copies_wakeup()), (1, None));
-    assert_eq!(store(&mut b, 600, 1000, 8800), 1, "close");
-    assert_eq!(store(&mut b, 610, 9800, 100), 0);
+    assert_eq!(store(&mut b, 600, 1000, 8800), 0, "two hundred messages, but of 10,000 bytes each");
+    assert_eq!(store(&mut b, 610, 9800, 100), 1, "close");
+    assert_eq!(store(&mut b, 620, 9900, 50), 0);
     assert_eq!(said, [(0, 0)]);
 }
 

@@ -36,7 +36,7 @@ use crate::replay::Indexes;
 use crate::worker::fail;
 
 use copies::Copies;
-pub(crate) use copies::{CopyAnswer, Fetched, FetchedWhat, NextAsked, Resume};
+pub(crate) use copies::{CopyAnswer, Fetched, FetchedWhat, NextAsked, Resume, Wants};
 use deliver::Delivery;
 use rounds::{Rounds, Then};
 

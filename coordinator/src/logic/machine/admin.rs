@@ -69,7 +69,7 @@ impl Machine {
                 self.workers.values().map(|row| self.worker_info(row)).collect(),
             )),
             AdminRequest::Plan => Ok(AdminResponse::Plan(self.plan_info())),
-            AdminRequest::Drain { worker, undo } => self.drain(now, &worker, undo),
+            AdminRequest::Drain { worker, undo } => self.drain(now, &worker, undo, out),
             AdminRequest::PlanIf { change } => self.plan_if_info(&change).map(AdminResponse::Plan),
             AdminRequest::Explain { queue, subscription } => {
                 self.explain(&queue, subscription).map(AdminResponse::Explanation)

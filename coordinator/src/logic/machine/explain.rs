@@ -7,10 +7,10 @@ use ringway_proto::{
 };
 
 use super::super::rows::Key;
-use super::Machine;
 use super::admin::{lost, right_state};
 use super::moves::move_phase;
 use super::planning::Standing;
+use super::{Effects, Machine};
 
 impl Machine {
     /// A worker is to be emptied, or not any more. Plans take it as having left.
@@ -19,12 +19,16 @@ impl Machine {
         now: Time,
         worker: &WorkerId,
         undo: bool,
+        out: &mut Effects,
     ) -> Result<AdminResponse, Refusal> {
         let unknown = self.no_worker(worker);
         let row = self.workers.get_mut(worker).ok_or(unknown)?;
         if std::mem::replace(&mut row.draining, !undo) == undo {
             self.dirty.insert(Key::Worker(worker.clone()));
             self.queues_due(now, true);
+            if undo {
+                self.call_back(now, worker, out);
+            }
         }
         let row = self.workers.get(worker).ok_or_else(|| lost("the worker"))?;
         Ok(AdminResponse::Draining(self.worker_info(row)))

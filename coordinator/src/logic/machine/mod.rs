@@ -39,7 +39,7 @@ use super::catalog::{Catalog, default_group};
 use super::placement::Queue;
 use super::plans::{PlanLog, PlanRow};
 use super::rights::Right;
-use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, MoveStep, Row, WorkerRow};
+use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, Row, WorkerRow};
 use super::sessions::{Conn, Sessions};
 use super::slots::SlotMoves;
 use super::timing::Timing;
@@ -229,6 +229,8 @@ pub struct Machine {
     plans: PlanLog,
     /// Moves may have a step to take.
     moves_due: bool,
+    /// Since when no copy has been without growing for longer; it may have grown since.
+    stalled_since: Option<Time>,
     /// Since when the queue is to be sealed that is so the longest.
     sealing_since: Option<Time>,
     /// When the first of those that could not be sealed yet said so.
@@ -296,6 +298,7 @@ impl Machine {
             queue_moves: Vec::new(),
             plans: PlanLog::default(),
             moves_due: true,
+            stalled_since: None,
             sealing_since: None,
             declined_at: None,
             down_since: BTreeMap::new(),
@@ -325,8 +328,8 @@ impl Machine {
             }
             Row::Queue(row) => {
                 let mut queue = Queue::new(row);
-                if queue.step() == Some(MoveStep::Sealing) {
-                    queue.set_step(now, MoveStep::Sealing);
+                if let Some(step) = queue.step() {
+                    queue.set_step(now, step);
                 }
                 self.queues.insert(queue.row().id, queue);
             }

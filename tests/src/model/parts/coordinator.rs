@@ -63,6 +63,7 @@ fn timing() -> Timing {
         join_wait: DRAIN,
         repeat: REPEAT,
         move_patience: PATIENCE,
+        copy_patience: PATIENCE,
         seal_patience: PATIENCE,
         ..Timing::default()
     }
