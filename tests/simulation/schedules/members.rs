@@ -52,20 +52,31 @@ impl Member {
         let Join { member, incarnation, .. } = self.seat.join();
         Holder { member: member.clone(), incarnation: *incarnation }
     }
-}
 
-impl Member {
-    /// The open of one of its streams.
-    pub fn open_of(&self, stream: StreamId) -> OpenNumber {
-        self.streams[&stream].open
+    /// Without its repair: what comes on an older stream of a right counts for the newest.
+    fn take_for_newest(&self, mail: &mut Mail) {
+        let (stream, open) = match mail {
+            Mail::Opened(stream, opened) => (stream, &mut opened.open),
+            Mail::Confirmed(stream, confirmed) => (stream, &mut confirmed.open),
+            Mail::Deliver(stream, deliver) => (stream, &mut deliver.open),
+            _ => return,
+        };
+        let right = self.streams[stream].right;
+        let newest = self.streams.values().rev().find(|stream| stream.right == right);
+        *open = newest.map_or(*open, |newest| newest.open);
     }
 }
 
 impl Cluster {
     /// A process of a member joins.
     pub fn join(&mut self, name: Name, member: &str, incarnation: u64) {
+        self.join_as(name, "s", member, incarnation);
+    }
+
+    /// A process of a member joins this subscription.
+    pub fn join_as(&mut self, name: Name, subscription: &str, member: &str, incarnation: u64) {
         let join = Join {
-            name: SubscriptionName::new("s").unwrap(),
+            name: SubscriptionName::new(subscription).unwrap(),
             filter: Filter::new(">").unwrap(),
             order: Some(Order::Key),
             start: Start::Start,
@@ -235,10 +246,13 @@ impl Cluster {
     }
 
     /// Something arrives on a delivery stream.
-    pub fn read(&mut self, name: Name, mail: Mail) {
+    pub fn read(&mut self, name: Name, mut mail: Mail) {
         let (now, unnumbered) = (self.now, self.is_out(Repair::OpensAreNumbered));
         let leaks = self.is_out(Repair::NothingAfterTheRevoke);
         let member = self.members.get_mut(name).unwrap();
+        if unnumbered {
+            member.take_for_newest(&mut mail);
+        }
         match mail {
             Mail::Opened(stream, opened) => {
                 member.seat.opened(&member.streams[&stream].right, opened.open);
@@ -257,11 +271,8 @@ impl Cluster {
                 }
                 member.seat.closed(now, &right, open, epoch, code);
             }
-            Mail::Deliver(stream, mut deliver) => {
+            Mail::Deliver(stream, deliver) => {
                 let Stream { right, epoch, .. } = member.streams[&stream];
-                if unnumbered && let Some(newest) = member.newest.get(&right) {
-                    deliver.open = member.streams[newest].open;
-                }
                 if leaks && member.revoked.contains(&(right, epoch)) {
                     return self.leak(name, stream, &deliver);
                 }

@@ -120,6 +120,12 @@ impl Bug {
         if self == Self::RebalanceStops { Faults::Churn } else { Faults::All }
     }
 
+    /// Whether it shows only where queues move, and seldom there.
+    #[must_use]
+    pub fn is_about_moves(self) -> bool {
+        matches!(self, Self::TombstoneOfAnyEpoch | Self::UnsyncedCopied)
+    }
+
     /// The bug of this name, as `Debug` writes it.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! What goes wrong in a run, and who comes and goes: drawn once, before it begins, so that a seed
 //! is a schedule. It does not know what a fault does.
 
+use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Event, Pid};
 use super::disk::Full;
 
@@ -188,8 +189,10 @@ fn restart_all(ctx: &mut Ctx, cast: &Cast) -> u64 {
 
 /// A worker that is drained, perhaps for a while only, and perhaps another one next.
 fn drain(ctx: &mut Ctx, until: u64) {
+    // A bug in the moves of queues is looked for where there are many.
+    let often = ctx.bug.is_some_and(Bug::is_about_moves);
     let mut at = ctx.dice.between(500, until / 2);
-    for percent in [30, 50] {
+    for percent in if often { [100; 4] } else { [30, 50, 0, 0] } {
         if !ctx.dice.percent(percent) {
             return;
         }

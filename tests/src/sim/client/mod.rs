@@ -23,7 +23,6 @@ use ringway_proto::{
 
 use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Pid, Timer};
-use super::faults::Faults;
 use super::history::{Told, Value, What};
 use super::net::{ConnId, End, Item, StreamNo};
 use super::workload::{Producing, Serving};
