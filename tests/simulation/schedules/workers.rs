@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopyState, FromWorker, OpenRight, Register, ToWorker};
 use ringway_proto::data::Deliver;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::Router;
 use ringway_proto::{
     Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, RightId, SubscriptionId, Uuid,
@@ -441,7 +442,9 @@ impl Cluster {
                 let mut out = Vec::new();
                 worker.host().stored(queue, at, stored.end(), WallTime(1), &mut out);
                 for (value, n) in values_of(&batch).into_iter().zip(0..) {
-                    self.note(What::Stored { queue, offset: Offset(at.0 + n), value, lane: 0 });
+                    let offset = Offset(at.0 + n);
+                    let lane = lane_of_message(batch.key(n as usize), offset);
+                    self.note(What::Stored { queue, offset, value, lane });
                 }
                 self.answer(name, token, Ok(at));
                 self.carry(name, out);

@@ -3,12 +3,12 @@
 use ringway_proto::batch::BatchBuilder;
 use ringway_proto::control::{Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
-use ringway_proto::hash::slot_of;
+use ringway_proto::hash::{lane_of, slot_of};
 use ringway_proto::message::Message;
 use ringway_proto::routing::moves::{MovedSlots, QueueEnd};
 use ringway_proto::routing::{Routing, SlotRange};
 use ringway_proto::{
-    Class, Filter, GroupId, Holder, Incarnation, MemberId, MoveNumber, OpenNumber, Sequence,
+    Class, Filter, GroupId, Holder, Incarnation, Lanes, MemberId, MoveNumber, OpenNumber, Sequence,
     Session, Slot, SubscriptionName,
 };
 
@@ -38,6 +38,21 @@ fn half(number: u64, from: u32, to: u32) -> SlotMove {
     let table = |upper| vec![range(0, 0), range(2048, upper)];
     let groups = MovedSlots { group: GroupId(1), before: table(from), after: table(to) };
     SlotMove { number: MoveNumber(number), groups: vec![groups], classes: None, ends: vec![] }
+}
+
+const LOWER: Lanes = Lanes { start: 0, end: 2048 };
+const UPPER: Lanes = Lanes { start: 2048, end: 4096 };
+
+/// The half of a right that has the key which moves, and the other; each with its epoch.
+fn owner(index: u32) -> [(RightId, u64); 2] {
+    let whole = RightId::whole(SubscriptionId(1), q(index));
+    let [lower, upper] = [(whole.with(LOWER), 1), (whole.with(UPPER), 2)];
+    if LOWER.contains(lane_of(key(true).as_bytes())) { [lower, upper] } else { [upper, lower] }
+}
+
+fn held(right: RightId, epoch: u64) -> RightEpoch {
+    let holder = Holder { member: MemberId::new("m").unwrap(), incarnation: Incarnation(1) };
+    RightEpoch { right, epoch: Epoch(epoch), holder: Some(holder) }
 }
 
 fn range(first: u16, queue: u32) -> SlotRange {
@@ -161,13 +176,15 @@ impl Bench {
     /// Opens the right of a subscription at a queue on a stream of its own.
     fn open(&mut self, id: u32, index: u32) {
         let right = RightId::whole(SubscriptionId(id), q(index));
-        let holder = Holder { member: MemberId::new("m").unwrap(), incarnation: Incarnation(1) };
-        let to = RightEpoch { right, epoch: Epoch(1), holder: Some(holder.clone()) };
-        self.step(index, Step::Raise(to));
+        self.step(index, Step::Raise(held(right, 1)));
+        self.open_under(right, 1, u64::from(id * 10 + index));
+    }
+
+    fn open_under(&mut self, right: RightId, epoch: u64, stream: u64) {
         let request = OpenRight {
             right,
-            epoch: Epoch(1),
-            holder,
+            epoch: Epoch(epoch),
+            holder: held(right, epoch).holder.unwrap(),
             open: OpenNumber(1),
             held: vec![],
             held_lanes: Vec::new(),
@@ -176,13 +193,27 @@ impl Bench {
             ack_number: 0,
             window: Window { number: 1, messages: 100, bytes: 1 << 20 },
         };
-        let stream = u64::from(id * 10 + index);
         self.host.open_right(Time(0), stream, &request, &mut self.out).unwrap();
+    }
+
+    /// Splits the right of the first subscription to a queue, which is open: the lower half stays,
+    /// the upper one is opened on stream 99.
+    fn split(&mut self, index: u32) {
+        let whole = RightId::whole(SubscriptionId(1), q(index));
+        let into = vec![held(whole.with(LOWER), 1), held(whole.with(UPPER), 2)];
+        let order = SplitRight { right: whole, epoch: Epoch(1), into };
+        let right = whole.with(UPPER);
+        let raised = FromWorker::RightRaised { right, epoch: Epoch(2) };
+        assert_eq!(self.step(index, Step::Split(order)), [raised]);
+        self.open_under(right, 2, 99);
     }
 
     /// How many messages are sent now; each batch of this queue holds one like this.
     fn sent(&mut self, id: u32, index: u32, moves: bool) -> usize {
-        let right = RightId::whole(SubscriptionId(id), q(index));
+        self.sent_of(RightId::whole(SubscriptionId(id), q(index)), moves)
+    }
+
+    fn sent_of(&mut self, right: RightId, moves: bool) -> usize {
         let mut sent = 0;
         while let Some(at) = self.host.wants(&right) {
             let picked = self.host.select(&right, at, &batch(moves));
@@ -194,10 +225,18 @@ impl Bench {
     /// Acks everything below `end` and writes it down; what the coordinator is told then.
     fn ack(&mut self, id: u32, index: u32, end: u64) -> Vec<FromWorker> {
         let right = RightId::whole(SubscriptionId(id), q(index));
+        self.ack_under(right, 1, u64::from(id * 10 + index), end)
+    }
+
+    fn ack_under(&mut self, right: RightId, epoch: u64, stream: u64, end: u64) -> Vec<FromWorker> {
         let (open, ranges) = (OpenNumber(1), vec![OffsetRange::new(0, end)]);
         let frame = Frame::Ack(Ranges { open, number: 1, ranges });
-        let stream = u64::from(id * 10 + index);
-        self.host.frame(Time(0), stream, right, Epoch(1), &frame, &mut self.out);
+        self.host.frame(Time(0), stream, right, Epoch(epoch), &frame, &mut self.out);
+        self.written()
+    }
+
+    /// What the coordinator is told when the acks are written down.
+    fn written(&mut self) -> Vec<FromWorker> {
         let mut out = Vec::new();
         self.host.write_acks(&mut out);
         let written = out.iter().position(|a| matches!(a, Action::Write { .. }));
@@ -379,6 +418,39 @@ fn what_moved_waits_until_the_subscription_has_acked_what_came_before() {
     assert!(
         !again.host.hosted.get_mut(&q(1)).unwrap().fences.pass(SubscriptionId(1), [fence(1, 0)])
     );
+}
+
+#[test]
+fn a_fence_is_passed_when_every_part_of_a_right_that_was_split_has_passed_it() {
+    let mut bench = grown();
+    bench.open(1, 0);
+    assert_eq!(bench.sent(1, 0, true), 1);
+    let watch =
+        Step::AwaitFence { subscription: SubscriptionId(1), fence: fence(1, 0), at: Offset(1) };
+    assert_eq!(bench.step(0, watch), []);
+    bench.split(0);
+    let [(owner, epoch), (other, _)] = owner(0);
+    assert_eq!(bench.sent_of(other, true), 0, "it is of the other lanes");
+    assert_eq!(bench.written(), [], "one part has passed");
+    bench.sent_of(owner, true);
+    let passed = FromWorker::FencePassed { subscription: SubscriptionId(1), fence: fence(1, 0) };
+    let stream = if epoch == 1 { 10 } else { 99 };
+    assert_eq!(bench.ack_under(owner, epoch, stream, 1), [passed]);
+}
+
+#[test]
+fn what_waits_for_a_fence_goes_on_waiting_in_the_part_that_has_its_lane() {
+    let mut bench = grown();
+    bench.open(1, 1);
+    assert_eq!(bench.sent(1, 1, true), 0);
+    bench.split(1);
+    let [(owner, _), (other, _)] = owner(1);
+    assert_eq!((bench.sent_of(owner, true), bench.sent_of(other, true)), (0, 0));
+    let waits = |bench: &Bench, id| bench.host.right(&id).unwrap().fenced_messages();
+    assert_eq!((waits(&bench, owner), waits(&bench, other)), (1, 0));
+    let passed = vec![fence(1, 0)];
+    bench.step(1, Step::FencesPassed { subscription: SubscriptionId(1), passed });
+    assert_eq!((bench.sent_of(owner, true), bench.sent_of(other, true)), (1, 0));
 }
 
 #[test]

@@ -159,6 +159,27 @@ fn lanes_that_are_being_given_up_are_not_sent_and_stop_nothing() {
     assert_eq!(sent(&mut right).len() as u64, COUNT);
 }
 
+/// A fence at this queue is passed when the floor of every right is past it.
+#[test]
+fn what_was_left_out_of_lanes_that_went_does_not_hold_the_floor_back() {
+    let (mut right, ..) = in_hand();
+    say(&mut right, 1, &Frame::Narrow(LOWER));
+    say(&mut right, 1, &Frame::Ack(ranges(within(LOWER))));
+    say(&mut right, 1, &Frame::Return(ranges(0..COUNT)));
+    assert_eq!(sent(&mut right).len(), 0, "the rest is given up");
+    right.take_unwritten();
+    assert!(!right.is_past(Offset(COUNT)), "nobody has acked it");
+    let (mut lower, mut upper) = halves(right);
+    assert_eq!(sent(&mut lower).len(), 0);
+    assert!(lower.is_past(Offset(COUNT)));
+    assert!(!upper.is_past(Offset(COUNT)));
+    open(&mut upper, UPPER, 1, &[]).unwrap();
+    assert_eq!(sent(&mut upper).len(), within(UPPER).len());
+    say(&mut upper, 1, &Frame::Ack(ranges(within(UPPER))));
+    upper.take_unwritten();
+    assert!(upper.is_past(Offset(COUNT)));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Ack(u64),

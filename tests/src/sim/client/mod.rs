@@ -23,7 +23,6 @@ use ringway_proto::{
 
 use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Pid, Timer};
-use super::faults::Faults;
 use super::history::{Told, Value, What};
 use super::net::{ConnId, End, Item, StreamNo};
 use super::workload::{Producing, Serving};
@@ -106,9 +105,12 @@ impl Client {
             Purpose::Serve(join) => {
                 let join = Join { incarnation, ..join.clone() };
                 let few = ctx.dice.between(8, 60) as u32;
-                // Where nothing may pause a right, credit does not either.
-                let messages = if ctx.faults == Faults::All { few } else { 1000 };
-                Some(Seat::new(join, Credit { messages, bytes: 1 << 20 }))
+                // Where nothing may pause a right, credit does not either, in how many parts soever
+                // it is shared.
+                let plenty = Credit { messages: 20_000, bytes: 1 << 26 };
+                let little = Credit { messages: few, bytes: 1 << 20 };
+                let credit = if ctx.faults.is_calm() { plenty } else { little };
+                Some(Seat::new(join, credit))
             }
         };
         self.live = Some(Live {
