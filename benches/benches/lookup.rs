@@ -29,7 +29,12 @@ fn router() -> Router {
             Binding { filter: legal(Filter::new(&filter)), group: GroupId(n % 20) }
         })
         .collect();
-    legal(Router::new(Routing { version: RoutingVersion(1), groups, bindings, workers: vec![] }))
+    legal(Router::new(Routing {
+        version: RoutingVersion(1),
+        groups,
+        bindings,
+        ..Routing::default()
+    }))
 }
 
 fn lookup(c: &mut Criterion) {

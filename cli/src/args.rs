@@ -479,6 +479,19 @@ Examples:
         /// Its name
         name: String,
     },
+    /// Give a group more queues; publishing and delivering go on meanwhile
+    #[command(before_help = "\
+Examples:
+  ringway group grow orders --queues 32
+
+")]
+    Grow {
+        /// Its name
+        name: String,
+        /// How many queues in all
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+        queues: u32,
+    },
     /// Remove a group, its queues and their messages
     #[command(before_help = "\
 Examples:

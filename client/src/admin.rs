@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_proto::admin::{
-    AdminRequest, AdminResponse, BindingInfo, ClusterStatus, Explanation, GroupInfo, MemberInfo,
-    PlanChange, PlanInfo, PlanSummary, QueueInfo, QueueLag, ReplayInfo, RightInfo, RouteInfo,
-    SubscriptionInfo, WorkerInfo, WorkerRequest, WorkerResponse,
+    AdminRequest, AdminResponse, BindingInfo, ClusterStatus, Explanation, GroupInfo, GrowInfo,
+    MemberInfo, PlanChange, PlanInfo, PlanSummary, QueueInfo, QueueLag, ReplayInfo, RightInfo,
+    RouteInfo, SubscriptionInfo, WorkerInfo, WorkerRequest, WorkerResponse,
 };
 use ringway_proto::net::{Peer, RpcError};
 use ringway_proto::refusal::spoken;
@@ -27,6 +27,8 @@ use crate::options::WORKER_TIMEOUT;
 
 /// The wait between two attempts to send a question.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// How long a bind waits for the classes to go where they are bound to.
+const BIND_WAIT: Duration = Duration::from_secs(10);
 
 /// What an administrator may ask and do. Every call waits for a coordinator as long as a connect
 /// does.
@@ -109,7 +111,37 @@ impl Admin {
         let request = AdminRequest::GroupDescribe { name: group_name(name)? };
         answer!(
             self.ask(request).await?,
-            AdminResponse::Group { group, queues } => (group, queues)
+            AdminResponse::Group { group, queues, .. } => (group, queues)
+        )
+    }
+
+    /// Gives a group more queues, `queues` in all; none when all of them take their share of the
+    /// slots, else how far that is. Asked again, it only says so.
+    ///
+    /// # Errors
+    /// [`AdminError`]: also for a group that has more queues already.
+    pub async fn group_grow(
+        &self,
+        name: &str,
+        queues: u32,
+    ) -> Result<(GroupInfo, Option<GrowInfo>), AdminError> {
+        let request = AdminRequest::GroupGrow { name: group_name(name)?, queues };
+        answer!(
+            self.ask(request).await?,
+            AdminResponse::Growing { group, growing } => (group, growing)
+        )
+    }
+
+    /// How far a group is that grows, if it does, and how many fences of subscriptions at its
+    /// queues are not passed.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn group_growing(&self, name: &str) -> Result<(Option<GrowInfo>, u32), AdminError> {
+        let request = AdminRequest::GroupDescribe { name: group_name(name)? };
+        answer!(
+            self.ask(request).await?,
+            AdminResponse::Group { growing, fences, .. } => (growing, fences)
         )
     }
 
@@ -126,9 +158,11 @@ impl Admin {
     }
 
     /// Sends the classes that match to a group; also says where they went by this filter before.
+    /// Returns when they go there, which needs every worker that has queues of either group.
     ///
     /// # Errors
-    /// [`AdminError`].
+    /// [`AdminError`]; [`Code::Unavailable`] when that takes longer than ten seconds: they go there
+    /// by themselves once all those workers are back.
     pub async fn bind(
         &self,
         filter: &str,
@@ -136,10 +170,33 @@ impl Admin {
     ) -> Result<(BindingInfo, Option<GroupName>), AdminError> {
         let filter = Filter::new(filter).map_err(AdminError::Invalid)?;
         let request = AdminRequest::Bind { filter, group: group_name(group)? };
-        answer!(
-            self.ask(request).await?,
-            AdminResponse::Bound { binding, replaced } => (binding, replaced)
-        )
+        let mut first = None;
+        let began = tokio::time::Instant::now();
+        loop {
+            let (binding, replaced, moving) = answer!(
+                self.ask(request.clone()).await?,
+                AdminResponse::Bound { binding, replaced, moving } => (binding, replaced, moving)
+            )?;
+            // Only the first answer says what the binding took the place of.
+            let replaced = first.get_or_insert(replaced).clone();
+            if !moving {
+                return Ok((binding, replaced));
+            }
+            if began.elapsed() > BIND_WAIT {
+                return Err(AdminError::Refused(
+                    Refusal::new(
+                        Code::Unavailable,
+                        format!(
+                            "'{}' is bound to {}, and its classes wait for a worker that does not \
+                             answer",
+                            binding.filter, binding.group
+                        ),
+                    )
+                    .hint("they go there by themselves once all workers are back"),
+                ));
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
     }
 
     /// All bindings, most specific first.

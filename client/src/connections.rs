@@ -138,8 +138,9 @@ impl Connections {
     }
 
     /// Opens a right at its primary, in place of an older open. False when none is known.
-    pub fn open(&mut self, router: &Router, seat: u64, open: OpenRight) -> bool {
-        let id = StreamId { seat, right: open.right, open: open.open };
+    /// `right` is what the seat calls it.
+    pub fn open(&mut self, router: &Router, seat: u64, right: RightId, open: OpenRight) -> bool {
+        let id = StreamId { seat, right, open: open.open };
         let epoch = open.epoch;
         self.abort(seat, &id.right);
         let primary = router.queue(id.right.queue).and_then(|q| q.primary.clone());

@@ -343,6 +343,16 @@ impl Engine {
                     seat.revoke(now, right, epoch);
                 }
             }),
+            ToClient::Narrow { member, right, epoch, to, .. } => self.each_seat(|seat| {
+                if seat.join().member == member && seat.subscription() == Some(right.subscription) {
+                    seat.narrow(now, right, epoch, to);
+                }
+            }),
+            ToClient::Narrowed { member, right, epoch } => self.each_seat(|seat| {
+                if seat.join().member == member && seat.subscription() == Some(right.subscription) {
+                    seat.narrowed(right, epoch);
+                }
+            }),
             ToClient::Lost { member, right, epoch } => self.each_seat(|seat| {
                 if seat.join().member == member && seat.subscription() == Some(right.subscription) {
                     seat.lost(right, epoch);
@@ -498,10 +508,10 @@ impl Engine {
     fn seat_act(&mut self, now: Time, cell: &SeatCell, action: SeatAction) {
         match action {
             SeatAction::Tell(message) => self.tell(message),
-            SeatAction::Open(open) => {
-                let (right, number, epoch) = (open.right, open.open, open.epoch);
+            SeatAction::Open(right, open) => {
+                let (number, epoch) = (open.open, open.epoch);
                 let router = self.parts.routes.current();
-                if !self.connections.open(&router, cell.id, open) {
+                if !self.connections.open(&router, cell.id, right, open) {
                     // No primary is known yet: tried again after a wait.
                     cell.seat().closed(now, &right, number, epoch, None);
                 }

@@ -61,7 +61,7 @@ fn seated(rx: &mut mpsc::UnboundedReceiver<Command>, clock: Clock) -> (Arc<SeatC
     seat.joined(now, &joined, &Router::new(Routing::default()).unwrap());
     let mut actions = Vec::new();
     seat.turn(now, &mut actions);
-    let Some(Action::Open(open)) = actions.first() else { panic!("{actions:?}") };
+    let Some(Action::Open(_, open)) = actions.first() else { panic!("{actions:?}") };
     let open = open.open;
     drop(seat);
     cell.changed.notify_waiters();

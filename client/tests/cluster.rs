@@ -108,6 +108,7 @@ fn routing(worker: &str) -> Routing {
         }],
         bindings: Vec::new(),
         workers: vec![WorkerRoute { id: primary, address: worker.to_owned(), up: true }],
+        ..Routing::default()
     }
 }
 
@@ -155,7 +156,9 @@ fn answers(message: &FromClient, incarnation: Incarnation, routing: &Routing) ->
         FromClient::Drained { member, .. } => {
             vec![ToClient::Left { subscription, member, incarnation }]
         }
-        FromClient::Refresh { .. } | FromClient::StillDraining { .. } => vec![],
+        FromClient::Refresh { .. }
+        | FromClient::StillDraining { .. }
+        | FromClient::Narrowed { .. } => vec![],
     }
 }
 

@@ -35,6 +35,8 @@ const TICK: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often the metrics are filled, if anything changed.
 const SHOW: Duration = Duration::from_millis(250);
+/// Filling them may take this part of the time: a large cluster's are filled less often.
+const SHOW_SHARE: u32 = 50;
 
 /// What peers' tasks tell the driver.
 pub enum Message {
@@ -100,7 +102,8 @@ impl Driver {
         let mut running = Running::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut ticked, mut shown) = (Instant::now(), None);
+        let mut ticked = Instant::now();
+        let (mut show_at, mut changed) = (ticked, true);
         if let Err(e) = self.step(&mut running, Effects::default(), Instant::now()).await {
             self.fail(&e);
             return;
@@ -120,15 +123,19 @@ impl Driver {
                 self.machine.handle(self.now(), Input::Paused, &mut effects);
             }
             ticked = began;
+            changed |= first.is_some() || !self.inbox.is_empty();
             self.take(&mut running, first, &mut effects);
             self.wake(&running, &mut effects);
+            changed |= effects != Effects::default();
             if let Err(e) = self.step(&mut running, effects, began).await {
                 self.fail(&e);
                 return;
             }
-            if shown.is_none_or(|at: Instant| at.elapsed() >= SHOW) {
+            if changed && show_at <= Instant::now() {
+                let began = Instant::now();
                 self.metrics.show(&self.machine.snapshot(), &running.connections());
-                shown = Some(Instant::now());
+                changed = false;
+                show_at = Instant::now() + SHOW.max(began.elapsed() * SHOW_SHARE);
             }
         }
     }
@@ -244,8 +251,8 @@ fn act(running: &mut Running, action: Action) {
         Action::Route { workers, clients, routing } => {
             // Encoded once for all; the routing is the largest message there is.
             let whole = Routing::clone(&routing);
-            tell_all(running, &workers, &ToWorker::Routing(whole.clone()));
-            tell_all(running, &clients, &ToClient::Routing(whole));
+            tell_all(running, &clients, &ToClient::Routing(whole.for_clients()));
+            tell_all(running, &workers, &ToWorker::Routing(whole));
         }
         Action::Reply { reply, answer } => {
             if let Some(question) = running.questions.remove(&reply) {

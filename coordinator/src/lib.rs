@@ -27,6 +27,7 @@ use ringway_proto::{Code, Refusal, Time};
 
 use crate::driver::{Driver, INBOX, State};
 use crate::logic::machine::{Machine, Setup};
+use crate::logic::split::MAX_RANGES_PER_QUEUE;
 use crate::metrics::Metrics;
 use crate::store::{Embedded, Store, StoreError};
 
@@ -141,6 +142,7 @@ impl Coordinator {
             timing: config.timing,
             epoch_ms: epoch_ms as u64,
             seed: rand::random(),
+            ranges_per_queue: MAX_RANGES_PER_QUEUE,
         };
         let machine = Machine::new(setup, rows, Time(0))?;
         let metrics = Metrics::new(machine.snapshot().moves)

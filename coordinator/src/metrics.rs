@@ -23,6 +23,8 @@ pub struct Metrics {
     queue_move_seconds: Histogram,
     members: IntGaugeVec,
     rights: IntGaugeVec,
+    useful_members: IntGaugeVec,
+    right_changes: IntCounterVec,
     plan_version: IntGauge,
     plans: IntCounter,
     plan_seconds: Histogram,
@@ -79,6 +81,17 @@ impl Metrics {
                 "ringway_rights",
                 "Consume rights of each subscription by state: free, raising, granted, revoking.",
                 &["subscription", "state"],
+            )?,
+            useful_members: new.gauges(
+                "ringway_useful_members",
+                "How many members of each subscription could have a share of its queues: more \
+                 than these get nothing to do.",
+                &["subscription"],
+            )?,
+            right_changes: new.counters(
+                "ringway_right_changes_total",
+                "Consume rights that were split by lanes, and those that were merged again.",
+                &["kind"],
             )?,
             plan_version: new.gauge("ringway_plan_version", "The number of the last plan.")?,
             plans: new.counter("ringway_plans_total", "Plans made since this process started.")?,
@@ -142,6 +155,9 @@ impl Metrics {
                 metrics.moves.with_label_values(&[kind, reason.label()]);
             }
         }
+        for kind in ["split", "merge"] {
+            metrics.right_changes.with_label_values(&[kind]);
+        }
         for kind in ["worker", "member"] {
             metrics.superseded.with_label_values(&[kind]);
             metrics.lapses.with_label_values(&[kind]);
@@ -176,6 +192,7 @@ impl Metrics {
             for (state, count) in &subscription.rights {
                 gauge(&self.rights, &[name, state], *count);
             }
+            gauge(&self.useful_members, &[name], subscription.useful_members);
             self.show_imbalance(&["rights", name], subscription.balance);
         }
         self.plan_version.set(state.plan as i64);
@@ -214,6 +231,8 @@ impl Metrics {
                 Event::Drained(took) => handover("drain", took),
                 Event::Raised(took) => handover("raise", took),
                 Event::HandedOver(took) => handover("total", took),
+                Event::RightSplit => self.right_changes.with_label_values(&["split"]).inc(),
+                Event::RightsMerged => self.right_changes.with_label_values(&["merge"]).inc(),
                 Event::WorkerSuperseded => self.superseded.with_label_values(&["worker"]).inc(),
                 Event::MemberSuperseded => self.superseded.with_label_values(&["member"]).inc(),
                 Event::WorkerLapsed => self.lapses.with_label_values(&["worker"]).inc(),
@@ -282,7 +301,13 @@ mod tests {
 
     #[test]
     fn every_metric_has_a_help_text_and_a_name_of_its_own() {
-        let setup = Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 0, seed: 1 };
+        let setup = Setup {
+            id: "c1".into(),
+            timing: Timing::default(),
+            epoch_ms: 0,
+            seed: 1,
+            ranges_per_queue: 64,
+        };
         let machine = Machine::new(setup, Vec::new(), Time(0)).unwrap();
         let mut metrics = Metrics::new(0).unwrap();
         metrics.show(&machine.snapshot(), &[(Role::Client, 3)]);

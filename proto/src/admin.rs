@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::class::{Class, Filter};
 use crate::control::{Order, Start};
 use crate::ids::{
-    Epoch, GroupName, MemberId, Offset, RoutingVersion, SubscriptionId, SubscriptionName, WorkerId,
+    Epoch, GroupName, MemberId, MoveNumber, Offset, RoutingVersion, SubscriptionId,
+    SubscriptionName, WorkerId,
 };
 
 /// What an administrator asks of the coordinator.
@@ -22,6 +23,13 @@ pub enum AdminRequest {
         ring_weight: Option<u32>,
         /// The largest body, in bytes; none is 1 MiB.
         max_body_bytes: Option<u32>,
+    },
+    /// Give a group more queues. Asked again, it says how far that is.
+    GroupGrow {
+        /// Its name.
+        name: GroupName,
+        /// How many queues it is to have in all.
+        queues: u32,
     },
     /// All groups.
     GroupList,
@@ -130,6 +138,20 @@ pub enum AdminResponse {
         group: GroupInfo,
         /// Its queues.
         queues: Vec<QueueInfo>,
+        /// How far it is, while it grows.
+        #[serde(default)]
+        growing: Option<GrowInfo>,
+        /// Fences at its queues that subscriptions have not passed: what moved away from these
+        /// queues is delivered behind what they still have.
+        #[serde(default)]
+        fences: u32,
+    },
+    /// The group has, or will have, so many queues.
+    Growing {
+        /// The group.
+        group: GroupInfo,
+        /// How far it is; none when all its queues take their share of the slots.
+        growing: Option<GrowInfo>,
     },
     /// What went, or would go.
     GroupDeleted {
@@ -144,6 +166,10 @@ pub enum AdminResponse {
         binding: BindingInfo,
         /// The group that it sent to before, if it was changed.
         replaced: Option<GroupName>,
+        /// The classes are on their way: they go there when every queue that gives or gets some of
+        /// them is sealed for it.
+        #[serde(default)]
+        moving: bool,
     },
     /// All bindings.
     Bindings(Vec<BindingInfo>),
@@ -263,6 +289,21 @@ pub struct MovingInfo {
     pub total_bytes: u64,
     /// How long the rest of the copy takes at the present rate, in seconds, if that can be said.
     pub eta_seconds: Option<u64>,
+}
+
+/// How far a group is that grows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GrowInfo {
+    /// The number of the move of its slots.
+    pub number: MoveNumber,
+    /// How many queues it will use.
+    pub queues: u32,
+    /// Queues that are sealed for the move.
+    pub sealed: u32,
+    /// Queues that have to be.
+    pub of: u32,
+    /// Whom it waits for, if somebody is missing.
+    pub waits: Option<String>,
 }
 
 /// A group.
@@ -471,6 +512,9 @@ pub struct QueueLag {
     pub lag_messages: u64,
     /// Delivered and not acked.
     pub in_flight_messages: u64,
+    /// Messages among them that wait until others are acked at the queues that they moved from.
+    #[serde(default)]
+    pub fenced_messages: u64,
     /// Who holds the right.
     pub member: Option<MemberId>,
 }

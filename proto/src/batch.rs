@@ -20,6 +20,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::class::Class;
+use crate::hash::slot_of;
+use crate::ids::Slot;
 use crate::limits::{
     MAX_BATCH_CLASSES, MAX_BATCH_MESSAGES, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES,
     MAX_HEADERS, MAX_KEY_BYTES,
@@ -250,6 +252,20 @@ impl Batch {
         }
         let len = usize::from(u16::from_le_bytes([record[7], record[8]]));
         Some(&record[9..9 + len])
+    }
+
+    /// The slot of the message at `index`: that of its key, else of its id; none without both.
+    #[must_use]
+    pub fn slot(&self, index: usize) -> Option<Slot> {
+        if let Some(key) = self.key(index) {
+            return Some(slot_of(key));
+        }
+        let record = &self.bytes[self.starts[index] as usize..self.starts[index + 1] as usize];
+        if record[6] & HAS_ID == 0 {
+            return None;
+        }
+        let len = usize::from(u16::from_le_bytes([record[7], record[8]]));
+        Some(slot_of(&record[9..9 + len]))
     }
 
     /// The message at `index`, its parts sharing the batch's memory.

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::class::Filter;
 use crate::data::{OffsetRange, Window};
 use crate::ids::{
-    Attempt, Epoch, Holder, Incarnation, MemberId, Offset, OpenNumber, QueueId, RightId,
-    RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
+    Attempt, Epoch, Holder, Incarnation, Lanes, MemberId, MoveNumber, Offset, OpenNumber, QueueId,
+    RightId, RoutingVersion, SubscriptionId, SubscriptionName, Uuid, WorkerId,
 };
 use crate::refusal::Refusal;
 use crate::routing::Routing;
+use crate::routing::moves::{Fence, SlotMove};
 
 /// Whether a subscription keeps the order of each key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -208,6 +209,26 @@ pub enum FromWorker {
         /// The queue.
         queue: QueueId,
     },
+    /// The queue takes nothing more of what moves before the table is known that names this
+    /// offset, durably. Answers [`ToWorker::SealSlots`].
+    SlotsSealed {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch that it is open under.
+        epoch: Epoch,
+        /// The move.
+        number: MoveNumber,
+        /// The offset behind the last message of what moves.
+        at: Offset,
+    },
+    /// The subscription has acked everything below the end of a move at the queue, durably.
+    /// Answers [`ToWorker::AwaitFence`].
+    FencePassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The move, and the queue that gave.
+        fence: Fence,
+    },
     /// The right has this epoch, durably, and every older holder is fenced. Answers
     /// [`ToWorker::Raise`].
     RightRaised {
@@ -236,6 +257,9 @@ pub struct OpenQueue {
     pub subscriptions: Vec<SubscriptionSetup>,
     /// The epochs of their rights; the larger of this and the journal's holds.
     pub rights: Vec<RightEpoch>,
+    /// Every move that the queue was sealed for, with its end there.
+    #[serde(default)]
+    pub moves: Vec<SlotMove>,
 }
 
 /// The default of [`ToWorker::SealQueue`]'s `only_if_empty`: what older coordinators mean.
@@ -283,6 +307,24 @@ pub struct CopyState {
     pub total_bytes: u64,
 }
 
+/// With no more than this many bytes missing a copy is close to its original, ...
+const CLOSE_BYTES: u64 = 256 << 10;
+/// ... and with no more than this many messages, ...
+const CLOSE_MESSAGES: u64 = 256;
+/// ... unless those have more than this many bytes. What is missing when a queue is sealed keeps
+/// its publishers waiting, and each MiB of it does so for milliseconds.
+const CLOSE_LARGE_BYTES: u64 = 1 << 20;
+
+/// Whether so little is missing in a copy that its original may be sealed for it. Target and
+/// coordinator judge by the same: a target that called itself close too early would say nothing
+/// when it really is.
+#[must_use]
+pub fn is_close(missing_messages: u64, missing_bytes: u64) -> bool {
+    missing_messages == 0
+        || missing_bytes <= CLOSE_BYTES
+        || missing_messages <= CLOSE_MESSAGES && missing_bytes <= CLOSE_LARGE_BYTES
+}
+
 /// All that is known of a sealed queue besides its batches; sent behind the batch that ends at
 /// `end`. The same whenever it is asked for, since a sealed queue does not change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -308,6 +350,20 @@ pub struct CopiedRight {
     pub floor: Offset,
     /// What is acked above, in ascending ranges.
     pub acked: Vec<OffsetRange>,
+    /// What is done besides, lane by lane: what the rights knew that this one was merged from.
+    #[serde(default)]
+    pub layers: Vec<CopiedLayer>,
+}
+
+/// What is done in some lanes of a right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopiedLayer {
+    /// Which lanes.
+    pub lanes: Lanes,
+    /// Everything below is acked or does not match.
+    pub floor: Offset,
+    /// What is acked above, in ascending ranges.
+    pub acked: Vec<OffsetRange>,
 }
 
 /// The epoch of a right, and who holds it under that epoch.
@@ -320,6 +376,28 @@ pub struct RightEpoch {
     /// Who may open it under that epoch; nobody when the right is free.
     #[serde(default)]
     pub holder: Option<Holder>,
+}
+
+/// Split a right into several.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SplitRight {
+    /// The right that is split.
+    pub right: RightId,
+    /// Its epoch; ignored under another.
+    pub epoch: Epoch,
+    /// What becomes of it, in the order of lanes and covering all of them. A part under the same
+    /// epoch stays with its holder and is not interrupted; each other one has a later epoch.
+    pub into: Vec<RightEpoch>,
+}
+
+/// Merge rights to lanes that lie side by side.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MergeRights {
+    /// The rights, in the order of lanes, and their epochs; ignored under others, or while one of
+    /// them is held.
+    pub parts: Vec<GrantedRight>,
+    /// What they become, under an epoch later than each of theirs.
+    pub into: RightEpoch,
 }
 
 /// Coordinator to worker.
@@ -390,6 +468,40 @@ pub enum ToWorker {
         right: RightId,
         /// The epoch.
         epoch: Epoch,
+    },
+    /// Split a right, durably and in one record. Each part with a later epoch is answered by
+    /// [`FromWorker::RightRaised`].
+    Split(SplitRight),
+    /// Merge rights, durably and in one record. Answered by [`FromWorker::RightRaised`].
+    Merge(MergeRights),
+    /// Take nothing more of what this move takes from the queue or gives it, until the table is
+    /// known that contains the move; say where what it takes ends.
+    SealSlots {
+        /// The queue.
+        queue: QueueId,
+        /// The epoch that it is open under; ignored under another.
+        epoch: Epoch,
+        /// The move; its ends are not known yet.
+        moved: SlotMove,
+    },
+    /// Say when the subscription has acked everything below this offset of the fence's queue.
+    AwaitFence {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The move, and the queue that gave.
+        fence: Fence,
+        /// The end of what it gave.
+        at: Offset,
+    },
+    /// The subscription has passed these fences: what waits for them at the queue may be
+    /// delivered. Always all that it has passed.
+    FencesPassed {
+        /// The queue.
+        queue: QueueId,
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// All fences that it has passed.
+        passed: Vec<Fence>,
     },
     /// The routing that holds now.
     Routing(Routing),
@@ -473,7 +585,20 @@ pub enum FromClient {
         /// The epoch.
         epoch: Epoch,
     },
-    /// A handler makes progress on what is left of a revoked right: extend its deadline.
+    /// Everything that was handed out under this epoch of the lanes beside `to` is acked and
+    /// confirmed; the member takes nothing of them any more. Answers [`ToClient::Narrow`].
+    Narrowed {
+        /// Whose right it is.
+        member: MemberId,
+        /// The right with all its lanes.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+    },
+    /// A handler makes progress on what is left of a revoked right, or of the lanes that it is to
+    /// give up: extend its deadline.
     StillDraining {
         /// Whose right it is.
         member: MemberId,
@@ -529,6 +654,30 @@ pub enum ToClient {
         /// Milliseconds until the right is fenced.
         deadline_ms: u32,
     },
+    /// Give the lanes beside `to` up: hand out nothing more of them, return what is unread, finish
+    /// and ack the rest, then say `Narrowed`. The others go on.
+    Narrow {
+        /// Who holds the right.
+        member: MemberId,
+        /// The right with all its lanes.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+        /// Milliseconds until the other lanes are fenced.
+        deadline_ms: u32,
+    },
+    /// The lanes of a right beside those that it has here were fenced: what was held of them goes
+    /// to someone else. The others go on.
+    Narrowed {
+        /// Who holds the right.
+        member: MemberId,
+        /// The right with the lanes that are left.
+        right: RightId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The right was fenced: what was held of it goes to someone else.
     Lost {
         /// Who held it.
@@ -562,7 +711,8 @@ pub enum ToClient {
 /// member that opens again opens a new stream with a larger number.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OpenRight {
-    /// The right.
+    /// The right. Fewer lanes than it has at the worker: only these are sent. More: `NotYet`, and
+    /// the coordinator says which are left.
     pub right: RightId,
     /// The epoch under which it was granted. Older than the worker's is `Fenced`, newer `NotYet`.
     pub epoch: Epoch,
@@ -573,6 +723,9 @@ pub struct OpenRight {
     /// Offsets that the member still holds, unread or in hand, in ascending ranges: they stay in
     /// flight and are not sent again.
     pub held: Vec<OffsetRange>,
+    /// The lane of each of `held`, in their order; may be left out.
+    #[serde(default)]
+    pub held_lanes: Vec<u16>,
     /// Those of `held` that were handed to the application.
     pub handed_out: Vec<OffsetRange>,
     /// Acks that were never confirmed, in ascending ranges: applied before anything is sent.

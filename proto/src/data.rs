@@ -6,7 +6,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::ids::{
-    Epoch, Offset, OpenNumber, ProducerId, QueueId, RoutingVersion, Sequence, Session, Uuid,
+    Epoch, Lanes, Offset, OpenNumber, ProducerId, QueueId, RoutingVersion, Sequence, Session, Uuid,
 };
 use crate::limits::{MAX_BATCH_MESSAGES, MAX_RANGES};
 use crate::refusal::{Code, Refusal};
@@ -359,6 +359,29 @@ impl AckConfirmed {
     }
 }
 
+/// The payload of a [`crate::frame::Kind::Narrow`].
+#[must_use]
+pub fn encode_lanes(lanes: Lanes) -> Bytes {
+    let mut b = BytesMut::with_capacity(4);
+    b.put_u16_le(lanes.start);
+    b.put_u16_le(lanes.end);
+    b.freeze()
+}
+
+/// Reads a payload of [`crate::frame::Kind::Narrow`].
+///
+/// # Errors
+/// [`Code::Protocol`] when it is too short, or names no lane of a queue.
+pub fn decode_lanes(mut b: Bytes) -> Result<Lanes, Refusal> {
+    short("a range of lanes", &b, 4)?;
+    let lanes = Lanes { start: b.get_u16_le(), end: b.get_u16_le() };
+    if lanes.start >= lanes.end || !Lanes::ALL.covers(lanes) {
+        let text = format!("lanes {}..{} of a queue", lanes.start, lanes.end);
+        return Err(Refusal::new(Code::Protocol, text));
+    }
+    Ok(lanes)
+}
+
 /// How much of one right may be delivered and neither acked nor given back. A member shares its
 /// credit among its rights; so that it never promises the same credit twice, it counts the larger
 /// of two windows until the worker has sent the newer one back.
@@ -525,8 +548,11 @@ mod tests {
             assert!(Deliver::decode(b.clone()).is_err());
             assert!(Ranges::decode(b.clone()).is_err());
             assert!(AckConfirmed::decode(b.clone()).is_err());
+            assert!(decode_lanes(b.clone()).is_err());
             assert!(Window::decode(b).is_err());
         }
+        let half = Lanes { start: 0, end: 2048 };
+        assert_eq!(decode_lanes(encode_lanes(half)), Ok(half));
         assert!(Deliver::decode(Bytes::from(vec![0xff; 64])).is_err());
         assert!(Ranges::decode(Bytes::from(vec![0xff; 64])).is_err());
         let backwards =

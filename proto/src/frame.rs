@@ -51,6 +51,8 @@ pub enum Kind {
     Window = 40,
     /// The window that deliveries after this one obey ([`crate::data::Window`], sent back).
     WindowSeen = 41,
+    /// Send nothing more but of these lanes ([`crate::data::encode_lanes`]); acks go on.
+    Narrow = 42,
     /// Copy a queue: first frame of a stream between workers (MessagePack
     /// [`crate::control::CopyFrom`]).
     CopyFrom = 48,
@@ -89,6 +91,7 @@ impl Kind {
             39 => Self::Nack,
             40 => Self::Window,
             41 => Self::WindowSeen,
+            42 => Self::Narrow,
             48 => Self::CopyFrom,
             49 => Self::CopyState,
             50 => Self::CopyBatch,
@@ -108,6 +111,7 @@ impl Kind {
         match self {
             Self::Hello => MAX_HELLO_BYTES,
             Self::Ping | Self::Pong => 8,
+            Self::Narrow => 64,
             Self::Append | Self::Deliver | Self::CopyBatch => MAX_FRAME_BYTES,
             Self::Refused => 16 * 1024,
             Self::Appended | Self::AckConfirmed | Self::Window | Self::WindowSeen => 4096,

@@ -30,6 +30,12 @@ pub fn lane_of_offset(offset: Offset) -> u16 {
     lane_of_hash(hash(&offset.0.to_le_bytes()))
 }
 
+/// The lane of the message at `offset`: that of its key, or of its offset if it has none.
+#[must_use]
+pub fn lane_of_message(key: Option<&[u8]>, offset: Offset) -> u16 {
+    key.map_or_else(|| lane_of_offset(offset), lane_of)
+}
+
 fn lane_of_hash(hash: u64) -> u16 {
     (hash >> 52) as u16
 }

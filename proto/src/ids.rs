@@ -137,6 +137,11 @@ macro_rules! number_type {
 }
 
 number_type!(
+    /// The number of a move of slots or classes between queues: given once by the coordinator, in
+    /// the order in which the moves take effect.
+    MoveNumber(u64)
+);
+number_type!(
     /// The number of a queue group, given once by the coordinator and never reused.
     GroupId(u32)
 );
@@ -275,6 +280,34 @@ impl Lanes {
     pub fn contains(self, lane: u16) -> bool {
         (self.start..self.end).contains(&lane)
     }
+
+    /// How many they are.
+    #[must_use]
+    pub fn count(self) -> u16 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Whether all of `other` are among these.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// Whether some lane is in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+
+    /// These lanes of the queue with this name, for people: `orders/7`, or
+    /// `orders/7 lanes 0-2047` when they are not all of it.
+    #[must_use]
+    pub fn of(self, queue: &str) -> String {
+        if self == Self::ALL {
+            return queue.to_owned();
+        }
+        format!("{queue} lanes {}-{}", self.start, self.end.saturating_sub(1))
+    }
 }
 
 /// The exclusive right to consume one queue, or some lanes of it, for one subscription.
@@ -293,6 +326,25 @@ impl RightId {
     #[must_use]
     pub fn whole(subscription: SubscriptionId, queue: QueueId) -> Self {
         Self { subscription, queue, lanes: Lanes::ALL }
+    }
+
+    /// The right of the same subscription to these lanes of the same queue.
+    #[must_use]
+    pub fn with(self, lanes: Lanes) -> Self {
+        Self { lanes, ..self }
+    }
+
+    /// The least right of a subscription to a queue in the order of rights: where a walk over all
+    /// of them begins.
+    #[must_use]
+    pub fn first(subscription: SubscriptionId, queue: QueueId) -> Self {
+        Self { subscription, queue, lanes: Lanes { start: 0, end: 0 } }
+    }
+
+    /// Whether both are rights of one subscription to one queue.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.subscription == other.subscription && self.queue == other.queue
     }
 }
 
@@ -314,6 +366,15 @@ mod tests {
         let q = QueueId::new(GroupId(7), 3);
         assert_eq!(u64::from(q), 7 << 32 | 3);
         assert_eq!(QueueId::from(u64::from(q)), q);
+    }
+
+    #[test]
+    fn lanes_are_named_where_they_are_not_all_of_a_queue() {
+        let half = Lanes { start: 2048, end: 4096 };
+        assert_eq!(Lanes::ALL.of("orders/7"), "orders/7");
+        assert_eq!(half.of("orders/7"), "orders/7 lanes 2048-4095");
+        assert!(Lanes::ALL.covers(half) && !half.covers(Lanes::ALL));
+        assert!(!half.overlaps(Lanes { start: 0, end: 2048 }));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! a caller does when it turns out to be stale.
 
 mod bindings;
+pub mod moves;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,13 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::{Filter, family_of};
 use crate::hash::slot_of;
-use crate::ids::{Epoch, GroupId, GroupName, QueueId, RoutingVersion, Slot, Uuid, WorkerId};
+use crate::ids::{
+    Epoch, GroupId, GroupName, MoveNumber, QueueId, RoutingVersion, Slot, Uuid, WorkerId,
+};
 use crate::limits::{
     MAX_BINDINGS, MAX_GROUPS, MAX_QUEUES_PER_GROUP, MAX_WORKERS, SLOTS, WEIGHT_RANGE,
 };
 use crate::refusal::{Code, Refusal};
 use crate::ring::Ring;
 use bindings::BindingTree;
+use moves::{Moves, SlotMove};
 
 /// One version of everything that is needed to find a queue.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -33,6 +37,27 @@ pub struct Routing {
     pub bindings: Vec<Binding>,
     /// All workers that ever registered and were not removed.
     pub workers: Vec<WorkerRoute>,
+    /// The last move of slots or classes that this version contains, and with it all before.
+    #[serde(default)]
+    pub moved: MoveNumber,
+    /// Those moves that left messages behind, in order, with their fences. Only workers get them.
+    #[serde(default)]
+    pub moves: Vec<SlotMove>,
+}
+
+impl Routing {
+    /// What clients need of it: fences are the workers' business.
+    #[must_use]
+    pub fn for_clients(&self) -> Self {
+        Self {
+            version: self.version,
+            groups: self.groups.clone(),
+            bindings: self.bindings.clone(),
+            workers: self.workers.clone(),
+            moved: self.moved,
+            moves: Vec::new(),
+        }
+    }
 }
 
 /// A queue group as far as routing is concerned.
@@ -116,6 +141,7 @@ pub struct Router {
     bindings: Vec<Binding>,
     tree: BindingTree,
     class_ring: Ring<GroupId>,
+    moves: Moves,
 }
 
 /// One queue group of a [`Router`].
@@ -176,7 +202,14 @@ impl Router {
 
         let class_ring =
             Ring::new(groups.iter().filter_map(|g| Some((g.id(), g.route.ring_weight?))));
-        Ok(Self { routing, groups, group_names, workers, bindings, tree, class_ring })
+        let moves = Moves::new(routing.moved, routing.moves.iter().cloned())?;
+        Ok(Self { routing, groups, group_names, workers, bindings, tree, class_ring, moves })
+    }
+
+    /// The moves that this version contains.
+    #[must_use]
+    pub fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     /// The snapshot that this was made of.
@@ -395,7 +428,7 @@ mod tests {
             version: RoutingVersion(3),
             groups,
             bindings: bindings.iter().map(|(f, g)| binding(f, *g)).collect(),
-            workers: vec![],
+            ..Routing::default()
         }
     }
 

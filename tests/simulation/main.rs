@@ -5,6 +5,7 @@ mod schedules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringway_proto::Lanes;
 use ringway_tests::sim::history::{History, What};
 use ringway_tests::sim::{self, Bug, Faults, Full, Options};
 
@@ -34,6 +35,15 @@ fn a_run_without_faults_keeps_every_promise() {
 fn rights_that_stay_never_pause_while_others_move() {
     let options = |seed| Options { faults: Faults::Churn, ..Options::new(seed) };
     let failures = sim::judge_all(0..100, threads(), false, options);
+    let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
+/// A rolling restart of every worker, every member and the coordinator.
+#[test]
+fn a_rolling_restart_keeps_every_promise() {
+    let options = |seed| Options { faults: Faults::Rolling, ..Options::new(seed) };
+    let failures = sim::judge_all(0..200, threads(), false, options);
     let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", text.join("\n"));
 }
@@ -79,6 +89,32 @@ fn acked_on_full_disks(run: &History) -> usize {
     acked
 }
 
+/// How often a queue was sealed to be moved, and how often a group grew, while rights were split;
+/// and how often rights were split or merged after that.
+fn split_meanwhile(run: &History) -> [usize; 3] {
+    let (mut split, mut has_grown, mut counts) = (BTreeSet::new(), false, [0; 3]);
+    for entry in &run.entries {
+        match &entry.what {
+            What::Laid { parts, into } => {
+                counts[2] += usize::from(has_grown);
+                for right in parts {
+                    split.remove(right);
+                }
+                split.extend(into.iter().filter(|right| right.lanes != Lanes::ALL).copied());
+            }
+            What::Sealed(queue) => {
+                counts[0] += usize::from(split.iter().any(|right| right.queue == *queue));
+            }
+            What::Fault(text) if text.starts_with("Grow") => {
+                has_grown = true;
+                counts[1] += usize::from(!split.is_empty());
+            }
+            _ => {}
+        }
+    }
+    counts
+}
+
 /// A simulation in which nothing happens keeps every promise too.
 #[test]
 fn runs_are_full_of_what_they_are_to_prove() {
@@ -96,6 +132,17 @@ fn runs_are_full_of_what_they_are_to_prove() {
     expect("faults", 300, count(|w| matches!(w, What::Fault(_))));
     expect("batches that found no room", 20, count(|w| matches!(w, What::NoRoom { .. })));
     expect("acks on full disks", 3, runs.iter().map(acked_on_full_disks).sum());
+    let grown = count(|w| matches!(w, What::Fault(text) if text.starts_with("Grow")));
+    expect("groups that grow", 15, grown);
+    let bound = count(|w| matches!(w, What::Fault(text) if text.starts_with("Bind")));
+    expect("classes that move", 5, bound);
+    let drained = count(|w| matches!(w, What::Fault(text) if text.starts_with("Drain")));
+    expect("workers that are drained", 8, drained);
+    let split: Vec<[usize; 3]> = runs.iter().map(split_meanwhile).collect();
+    let split = |n: usize| split.iter().map(|counts| counts[n]).sum();
+    expect("queues with split rights that move", 5, split(0));
+    expect("groups that grow while rights are split", 2, split(1));
+    expect("splits and merges after a group has grown", 10, split(2));
     let moves = count(|w| matches!(w, What::Moves { done, .. } if *done > 0));
     expect("runs with moves", 25, moves);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringway_proto::control::{FromWorker, Register, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::net::{DialError, FrameReader, FrameWriter, Link, NetError, Peer};
-use ringway_proto::routing::Routing;
+use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{Code, QueueId, Refusal, WorkerId, codec};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -195,7 +195,7 @@ impl Control {
             ToWorker::RegisterRefused(refusal) => return Err(Ended::Refused(refusal)),
             ToWorker::Superseded => return Err(Ended::Refused(superseded(&self.register.worker))),
             ToWorker::Routing(routing) => {
-                self.route(&routing, standing).await;
+                self.route(routing, standing).await;
                 return Ok(());
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
@@ -211,17 +211,35 @@ impl Control {
             ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                (queue, Step::SealSlots { epoch, moved })
+            }
+            ToWorker::AwaitFence { subscription, fence, at } => {
+                (fence.queue, Step::AwaitFence { subscription, fence, at })
+            }
+            ToWorker::FencesPassed { queue, subscription, passed } => {
+                (queue, Step::FencesPassed { subscription, passed })
+            }
         };
         let step = Input::Step { queue, step: Box::new(step) };
         // A shard that is gone has said why, or the worker is leaving anyway.
         Ok(self.shards.send(queue, step).await.map_err(NetError::Refused)?)
     }
 
-    async fn route(&self, routing: &Routing, standing: &mut Standing) {
-        let version = routing.version;
-        let ours = queues_of(routing, &self.register.worker);
-        self.routing.fetch_max(version.0, Ordering::Relaxed);
-        self.shards.tell(|| Input::Routing { version, ours: ours.clone() }).await;
+    async fn route(&self, routing: Routing, standing: &mut Standing) {
+        let ours = queues_of(&routing, &self.register.worker);
+        let router = match Router::new(routing) {
+            Ok(router) => Arc::new(router),
+            Err(refusal) => {
+                warn!(%refusal, "a routing of the coordinator is of no use");
+                return;
+            }
+        };
+        self.routing.fetch_max(router.version().0, Ordering::Relaxed);
+        let input = || Input::Routing { router: Arc::clone(&router), ours: ours.clone() };
+        self.shards.tell(input).await;
         standing.ours = Some(ours);
         self.show(standing);
     }

@@ -4,9 +4,12 @@
 
 use bytes::Bytes;
 use ringway_proto::codec;
-use ringway_proto::control::{CopySealed, SubscriptionSetup};
+use ringway_proto::control::{CopySealed, RightEpoch, SubscriptionSetup};
 use ringway_proto::data::OffsetRange;
-use ringway_proto::{Attempt, Epoch, Holder, Offset, Refusal, RightId, Uuid};
+use ringway_proto::routing::moves::{Fence, SlotMove};
+use ringway_proto::{
+    Attempt, Epoch, Holder, MoveNumber, Offset, Refusal, RightId, SubscriptionId, Uuid,
+};
 use serde::{Deserialize, Serialize};
 
 /// Something that changed about a queue, other than a message.
@@ -66,6 +69,22 @@ pub enum ControlRecord {
         /// What was acked beyond what earlier records say.
         ranges: Vec<OffsetRange>,
     },
+    /// A right became these, which cover its lanes. What it was done with, each of them is done
+    /// with; one under the epoch that it had stays with its holder.
+    Split {
+        /// The right that was split.
+        right: RightId,
+        /// What became of it.
+        into: Vec<RightEpoch>,
+    },
+    /// Rights to lanes side by side became one, which is done in the lanes of each with what that
+    /// one was done with.
+    Merged {
+        /// The rights, in the order of lanes.
+        parts: Vec<RightId>,
+        /// What they became.
+        into: RightEpoch,
+    },
     /// The queue is copied here from its primary; the batches that follow are those of the
     /// original. What an earlier attempt copied stays, what it knew of the readers does not.
     Copying {
@@ -86,6 +105,28 @@ pub enum ControlRecord {
         uuid: Uuid,
         /// The newest attempt that was given up.
         attempt: Attempt,
+    },
+    /// Nothing more of what this move takes from the queue or gives it is accepted before the
+    /// move is known to have taken effect. A later record about the same move corrects the end.
+    SlotsSealed {
+        /// The move, without its ends.
+        moved: SlotMove,
+        /// The offset behind the last message of what it takes.
+        at: Offset,
+    },
+    /// The moves up to this one have taken effect.
+    SlotsMoved {
+        /// The last of them.
+        through: MoveNumber,
+        /// Those among them that left messages behind and that no earlier record has.
+        moves: Vec<SlotMove>,
+    },
+    /// The subscription has passed these fences, wherever they are.
+    FencesPassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The fences.
+        passed: Vec<Fence>,
     },
 }
 

@@ -58,6 +58,7 @@ fn open_queue(epoch: u64) -> ToWorker {
             start: Start::Start,
         }],
         rights: vec![RightEpoch { right: right(), epoch: Epoch(1), holder: Some(holder()) }],
+        moves: vec![],
     })
 }
 
@@ -201,9 +202,16 @@ async fn dial(dir: &tempfile::TempDir, worker: &Worker) -> Peer {
 
 /// One message, whose body is its sequence, padded.
 fn append(sequence: u64, epoch: u64, session: u32) -> Append {
+    batch(sequence, 1, epoch, session)
+}
+
+/// The same with so many messages.
+fn batch(sequence: u64, count: u32, epoch: u64, session: u32) -> Append {
     let mut builder = BatchBuilder::new();
-    let body = format!("{sequence:<2000}");
-    builder.push(&Message::new(Class::new("a.b").unwrap(), body));
+    for sequence in sequence..sequence + u64::from(count) {
+        let body = format!("{sequence:<2000}");
+        builder.push(&Message::new(Class::new("a.b").unwrap(), body));
+    }
     Append {
         queue: queue(),
         epoch: Epoch(epoch),
@@ -211,7 +219,7 @@ fn append(sequence: u64, epoch: u64, session: u32) -> Append {
         producer: Uuid(3),
         session: Session(session),
         base_sequence: Sequence(sequence),
-        count: 1,
+        count,
         batch: builder.finish(WallTime(1)),
     }
 }
@@ -295,6 +303,7 @@ impl Reader {
             holder: holder(),
             open: OpenNumber(open),
             held,
+            held_lanes: Vec::new(),
             handed_out: vec![],
             ack_number: u64::from(!acks.is_empty()),
             acks,
@@ -443,6 +452,27 @@ async fn a_target_that_was_killed_goes_on_from_what_it_has() {
     }
     assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     Producer::new(&client, 2, 2, producer.acked).await.publish(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_ends_the_wait_for_the_pace() {
+    let dir = place();
+    let (mut site_a, site_b) = (Site::new(&dir, "w1"), Site::new(&dir, "w2"));
+    // A batch of 120,000 bytes takes two minutes.
+    site_a.config.settings.copy_bytes_per_second = 1024;
+    let (mut a, mut b) = (site_a.run().await, site_b.run().await);
+    a.open(1).await;
+    let client = dial(&dir, &a.worker).await;
+    let mut producer = Producer::new(&client, 1, 1, BTreeMap::new()).await;
+    for first in [0, 60, 120] {
+        let append = batch(first, 60, 1, 1);
+        producer.to.write(Kind::Append, &[append.header(), append.batch.clone()]).await.unwrap();
+        producer.answer().await.unwrap();
+    }
+    b.say(copy_queue(&a.worker)).await;
+    assert_eq!(b.copied(0).await, Offset(60), "the second waits");
+    assert_eq!(a.seal().await, Offset(180));
+    assert_eq!(b.synced().await, Offset(180));
 }
 
 #[tokio::test(flavor = "multi_thread")]

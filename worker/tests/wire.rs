@@ -71,6 +71,7 @@ fn open_queue() -> ToWorker {
         max_body_bytes: 1000,
         subscriptions: vec![setup(1, ">"), setup(2, "a.even")],
         rights: rights.into(),
+        moves: vec![],
     })
 }
 
@@ -186,6 +187,7 @@ fn open_right(subscription: u32, open: u64) -> OpenRight {
         holder: holder(),
         open: OpenNumber(open),
         held: vec![],
+        held_lanes: Vec::new(),
         handed_out: vec![],
         acks: vec![],
         ack_number: 0,

@@ -1,6 +1,8 @@
-//! `ringway group`: makes, shows and removes queue groups.
+//! `ringway group`: makes, shows, grows and removes queue groups.
 
-use ringway_client::proto::admin::{GroupInfo, QueueInfo};
+use std::time::{Duration, Instant};
+
+use ringway_client::proto::admin::{GroupInfo, GrowInfo, QueueInfo};
 use serde_json::json;
 
 use super::Context;
@@ -15,6 +17,11 @@ const QUEUES: &[Column<'_, QueueInfo>] = &[
     ("state", &|q| q.state.clone()),
     ("data", &|q| if q.has_data { "has data" } else { "empty" }.to_owned()),
 ];
+
+/// How often a group that grows is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// For how long nobody may answer meanwhile: the growth goes on when the coordinator is back.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs one of the group commands.
 ///
@@ -46,19 +53,66 @@ pub async fn run(command: GroupCmd, context: &Context) -> Result<(), Failure> {
         GroupCmd::Describe { name } => {
             let client = context.connect().await?;
             let (group, queues) = client.admin().group(&name).await?;
+            let (growing, fences) = client.admin().group_growing(&name).await?;
             let fields = [
                 ("group", group.name.to_string()),
                 ("queues", group.queues.to_string()),
                 ("ring weight", or_dash(group.ring_weight)),
                 ("max body bytes", group.max_body_bytes.to_string()),
                 ("bindings", group.bindings.to_string()),
+                ("growing", growing.as_ref().map_or("no".to_owned(), progress)),
+                ("fences", fences_text(fences)),
             ];
             let table = context.output.table(&queues, QUEUES, "");
-            context.output.one(&json!({"group": group, "queues": queues}), &fields, &table)
+            let all =
+                json!({"group": group, "queues": queues, "growing": growing, "fences": fences});
+            context.output.one(&all, &fields, &table)
         }
+        GroupCmd::Grow { name, queues } => grow(&name, queues, context).await,
         GroupCmd::Delete { name, yes, dry_run } => {
             delete(&name, yes.as_deref(), dry_run, context).await
         }
+    }
+}
+
+/// Asks for more queues and waits until all of them take their share, saying on the standard
+/// error how far that is.
+async fn grow(name: &str, queues: u32, context: &Context) -> Result<(), Failure> {
+    let client = context.connect().await?;
+    let admin = client.admin();
+    let (group, mut growing) = admin.group_grow(name, queues).await?;
+    let mut said = String::new();
+    while let Some(now) = growing {
+        let text = progress(&now);
+        if text != said {
+            eprintln!("{name}: {text}");
+            said = text;
+        }
+        tokio::time::sleep(LOOK).await;
+        let silent = Instant::now();
+        growing = loop {
+            match admin.group_growing(name).await {
+                Ok((growing, _)) => break growing,
+                Err(_) if silent.elapsed() < PATIENCE => tokio::time::sleep(LOOK).await,
+                Err(e) => return Err(e.into()),
+            }
+        };
+    }
+    let queues = counted(group.queues.into(), "queue");
+    let text = format!("group {name} has {queues} · next: ringway group describe {name}");
+    context.output.said(&json!({"group": group, "growing": growing}), &text)
+}
+
+fn progress(growing: &GrowInfo) -> String {
+    let GrowInfo { queues, sealed, of, waits, .. } = growing;
+    let waits = waits.as_ref().map(|who| format!(", waits for {who}")).unwrap_or_default();
+    format!("to {queues} queues: {sealed} of {of} sealed{waits}")
+}
+
+fn fences_text(fences: u32) -> String {
+    match fences {
+        0 => "none".to_owned(),
+        n => format!("{n} that subscriptions have not passed"),
     }
 }
 

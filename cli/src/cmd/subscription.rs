@@ -28,6 +28,7 @@ const LAG: &[Column<'_, QueueLag>] = &[
     ("queue", &|q| q.queue.clone()),
     ("lag", &|q| q.lag_messages.to_string()),
     ("in flight", &|q| q.in_flight_messages.to_string()),
+    ("fenced", &|q| q.fenced_messages.to_string()),
     ("floor", &|q| q.floor.to_string()),
     ("end", &|q| q.end.to_string()),
     ("member", &|q| or_dash(q.member.as_ref())),

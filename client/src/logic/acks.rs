@@ -2,12 +2,12 @@
 //! It promises that each is said until it is confirmed, also on a later stream. It does not know
 //! what was acked.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringway_proto::data::{OffsetRange, Ranges};
 use ringway_proto::frame::Kind;
 use ringway_proto::limits::MAX_RANGES;
-use ringway_proto::{Offset, OpenNumber};
+use ringway_proto::{Lanes, Offset, OpenNumber};
 
 use super::report::Frame;
 
@@ -18,7 +18,7 @@ const FRAMES: usize = 4;
 struct Sent {
     number: u64,
     ranges: Vec<OffsetRange>,
-    tokens: Vec<u64>,
+    tokens: Vec<(Offset, u64)>,
 }
 
 /// Acks that are not confirmed yet.
@@ -26,9 +26,11 @@ struct Sent {
 pub struct Acks {
     unsent: BTreeSet<Offset>,
     /// Who waits for the confirmation of what is unsent.
-    tokens: Vec<u64>,
+    tokens: Vec<(Offset, u64)>,
     number: u64,
     sent: VecDeque<Sent>,
+    /// The lane of each that is not confirmed.
+    lanes: BTreeMap<Offset, u16>,
 }
 
 /// Who waits for acks of a right that is lost.
@@ -41,10 +43,44 @@ pub struct Waiting {
 }
 
 impl Acks {
-    /// One more; `token` waits for its confirmation.
-    pub fn add(&mut self, offset: Offset, token: Option<u64>) {
+    /// One more, of this lane; `token` waits for its confirmation.
+    pub fn add(&mut self, offset: Offset, lane: u16, token: Option<u64>) {
         self.unsent.insert(offset);
-        self.tokens.extend(token);
+        self.lanes.insert(offset, lane);
+        self.tokens.extend(token.map(|token| (offset, token)));
+    }
+
+    /// Whether an ack of another lane than these is not confirmed.
+    #[must_use]
+    pub fn any_beside(&self, lanes: Lanes) -> bool {
+        self.lanes.values().any(|lane| !lanes.contains(*lane))
+    }
+
+    /// Acks of other lanes than these are not said any more; returns who waited for them.
+    pub fn keep_only(&mut self, lanes: Lanes) -> Waiting {
+        let beside: BTreeSet<Offset> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| !lanes.contains(**lane))
+            .map(|(at, _)| *at)
+            .collect();
+        let mut gone = Waiting { unsent: Vec::new(), sent: Vec::new() };
+        if beside.is_empty() {
+            return gone;
+        }
+        self.lanes.retain(|at, _| !beside.contains(at));
+        self.unsent.retain(|at| !beside.contains(at));
+        let split = |tokens: &mut Vec<(Offset, u64)>, gone: &mut Vec<u64>| {
+            gone.extend(tokens.iter().filter(|(at, _)| beside.contains(at)).map(|(_, t)| *t));
+            tokens.retain(|(at, _)| !beside.contains(at));
+        };
+        split(&mut self.tokens, &mut gone.unsent);
+        for sent in &mut self.sent {
+            split(&mut sent.tokens, &mut gone.sent);
+            let stays = sent.ranges.iter().flat_map(|r| r.offsets());
+            sent.ranges = OffsetRange::collect(stays.filter(|at| !beside.contains(at)));
+        }
+        gone
     }
 
     /// Whether nothing is unconfirmed.
@@ -91,7 +127,10 @@ impl Acks {
         while self.sent.front().is_some_and(|s| s.number <= number)
             && let Some(sent) = self.sent.pop_front()
         {
-            tokens.extend(sent.tokens);
+            for at in sent.ranges.iter().flat_map(|r| r.offsets()) {
+                self.lanes.remove(&at);
+            }
+            tokens.extend(sent.tokens.into_iter().map(|(_, token)| token));
         }
         tokens
     }
@@ -115,7 +154,8 @@ impl Acks {
     /// Who still waits, when nothing will be confirmed any more.
     #[must_use]
     pub fn into_waiting(self) -> Waiting {
-        let sent = self.sent.into_iter().flat_map(|s| s.tokens).collect();
-        Waiting { unsent: self.tokens, sent }
+        let of = |tokens: Vec<(Offset, u64)>| tokens.into_iter().map(|(_, token)| token);
+        let sent = self.sent.into_iter().flat_map(|s| of(s.tokens)).collect();
+        Waiting { unsent: of(self.tokens).collect(), sent }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringway_proto::control::Order;
 use ringway_proto::data::OffsetRange;
-use ringway_proto::{Offset, Time};
+use ringway_proto::hash::lane_of_message;
+use ringway_proto::{Lanes, Offset, Time};
 
 use super::credit::Credit;
 use crate::message::Message;
@@ -30,6 +31,7 @@ enum State {
 #[derive(Clone, Debug)]
 struct Held {
     key: Option<Bytes>,
+    lane: u16,
     bytes: u64,
     delivery: u16,
     state: State,
@@ -119,6 +121,7 @@ impl Holding {
     /// Takes a message that was delivered. One that is here unread is the same; one that is not
     /// comes again, because its ack timed out or it was given back.
     pub fn arrived(&mut self, offset: Offset, delivery: u16, bytes: u64, mut message: Message) {
+        let lane = lane_of_message(message.key.as_deref(), offset);
         if let Some(held) = self.held.get_mut(&offset) {
             held.delivery = held.delivery.max(delivery);
             message.delivery = u32::from(held.delivery);
@@ -138,7 +141,7 @@ impl Holding {
                 self.keys.entry(key.clone()).or_default().offsets.insert(offset);
             }
             let state = State::Unread(Box::new(message));
-            self.held.insert(offset, Held { key, bytes, delivery, state });
+            self.held.insert(offset, Held { key, lane, bytes, delivery, state });
             self.here.messages += 1;
             self.here.bytes += bytes;
         }
@@ -232,10 +235,39 @@ impl Holding {
         true
     }
 
-    /// Lets go of everything that is not in hand, and says what of it was unread.
-    pub fn drop_all_but_in_hand(&mut self) -> Vec<Offset> {
-        let gone: Vec<Offset> =
-            self.held.keys().filter(|at| !self.hand.contains_key(at)).copied().collect();
+    /// The lane of a message that is here or has to come again.
+    #[must_use]
+    pub fn lane(&self, offset: Offset) -> Option<u16> {
+        self.held.get(&offset).map(|held| held.lane)
+    }
+
+    /// The lanes of what [`Holding::kept`] lists, in its order.
+    #[must_use]
+    pub fn kept_lanes(&self) -> Vec<u16> {
+        self.held.values().filter(|h| h.state != State::Awaited).map(|h| h.lane).collect()
+    }
+
+    /// Whether a message of another lane than these is in hand.
+    #[must_use]
+    pub fn is_any_in_hand_beside(&self, lanes: Lanes) -> bool {
+        self.hand.keys().any(|at| self.lane(*at).is_some_and(|lane| !lanes.contains(lane)))
+    }
+
+    /// Lets go of everything of other lanes than these, also of what is in hand.
+    pub fn drop_beside(&mut self, lanes: Lanes) {
+        let beside = self.held.iter().filter(|(_, held)| !lanes.contains(held.lane));
+        for offset in beside.map(|(at, _)| *at).collect::<Vec<_>>() {
+            self.done(offset);
+        }
+    }
+
+    /// Lets go of everything of other lanes than these that is not in hand, and says what of it
+    /// was unread.
+    pub fn drop_all_but_in_hand(&mut self, lanes: Option<Lanes>) -> Vec<Offset> {
+        let beside = |held: &Held| lanes.is_none_or(|lanes| !lanes.contains(held.lane));
+        let gone =
+            self.held.iter().filter(|(at, held)| beside(held) && !self.hand.contains_key(at));
+        let gone: Vec<Offset> = gone.map(|(at, _)| *at).collect();
         let unread = gone.iter().filter(|at| self.is_unread(**at)).copied().collect();
         for offset in gone {
             self.forget(offset);

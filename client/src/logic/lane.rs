@@ -13,8 +13,8 @@ use ringway_proto::hash::slot_of;
 use ringway_proto::limits::{BATCH_TARGET_BYTES, MAX_IN_FLIGHT_BATCHES};
 use ringway_proto::message::Message;
 use ringway_proto::{
-    Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session, Slot,
-    Time, WallTime, WorkerId,
+    Class, Code, Epoch, Offset, ProducerId, QueueId, Refusal, RoutingVersion, Sequence, Session,
+    Slot, Time, WallTime, WorkerId,
 };
 
 /// Names one publish between the SDK's handles and its thread.
@@ -122,6 +122,9 @@ pub struct Target {
 /// The first and the longest wait before a refused batch is tried again.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// As [`BACK_OFF`], after `NotYet`: the queue is about to open where it was asked for.
+const NOT_YET: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+
 /// How much later than its deadline a message that was refused before is given up, while the
 /// answer to its last copy is on its way: that answer says whether it is stored.
 pub const LAST_ANSWER: Duration = Duration::from_millis(500);
@@ -129,7 +132,16 @@ pub const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// The wait after this many failures in a row, doubling from the first to the longest.
 #[must_use]
 pub fn back_off(failures: u32) -> Duration {
-    BACK_OFF.0.saturating_mul(1 << failures.min(10)).min(BACK_OFF.1)
+    doubling(BACK_OFF, failures)
+}
+
+/// The same after a refusal with this code.
+fn back_off_after(code: Code, failures: u32) -> Duration {
+    doubling(if code == Code::NotYet { NOT_YET } else { BACK_OFF }, failures)
+}
+
+fn doubling((first, longest): (Duration, Duration), failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.min(10)).min(longest)
 }
 
 #[derive(Debug)]
@@ -477,7 +489,7 @@ impl Lane {
                     self.stale = epoch.map(|epoch| (epoch, refused.routing));
                     out.actions.push(Action::Refresh);
                 }
-                self.retry_at = Some(now + back_off(self.failures));
+                self.retry_at = Some(now + back_off_after(refused.refusal.code, self.failures));
                 self.failures = self.failures.saturating_add(1);
             }
             _ if self.flight.front().is_some_and(|f| f.waiting.len() > 1) => self.split_front(),
@@ -553,24 +565,37 @@ impl Lane {
         }
     }
 
-    /// Frees unanswered messages after a definite refusal, and those never sent: those whose slot
-    /// does not stay here come back in order, the others begin again at the refused sequence.
-    pub fn free_moved(&mut self, stays: impl Fn(Slot) -> bool, out: &mut Out) -> Vec<Item> {
+    /// Class and slot of the messages that were sent and are not answered.
+    pub fn unanswered(&self) -> impl Iterator<Item = (Class, Slot)> + '_ {
+        self.flight.iter().flat_map(|flight| {
+            // A batch of our own always parses.
+            let batch = Batch::parse(flight.batch.clone()).ok();
+            let waiting = flight.waiting.iter().enumerate();
+            waiting.filter_map(move |(i, w)| {
+                let class = batch.as_ref()?.message(i).ok()?.class;
+                Some((class, w.slot?))
+            })
+        })
+    }
+
+    /// Frees unanswered messages after a definite refusal, and those never sent: those that do
+    /// not stay here come back in order, the others begin again at the refused sequence.
+    pub fn free_moved(&mut self, stays: impl Fn(&Item) -> bool, out: &mut Out) -> Vec<Item> {
         self.stale = None;
         self.new_session();
         let items = self.take_all(out);
-        let (stay, go) = items.into_iter().partition(|i: &Item| i.slot().is_none_or(&stays));
+        let (stay, go) = items.into_iter().partition(stays);
         for item in stay {
             self.push(item);
         }
         go
     }
 
-    /// Takes back messages that were never sent and whose slot does not stay here.
-    pub fn free_pending(&mut self, stays: impl Fn(Slot) -> bool) -> Vec<Item> {
+    /// Takes back messages that were never sent and that do not stay here.
+    pub fn free_pending(&mut self, stays: impl Fn(&Item) -> bool) -> Vec<Item> {
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let (stay, go) = pending.into_iter().partition(|i: &Item| i.slot().is_none_or(&stays));
+        let (stay, go): (Vec<Item>, Vec<Item>) = pending.into_iter().partition(stays);
         for item in stay {
             self.push(item);
         }

@@ -1,6 +1,7 @@
 //! Which queue a message goes to, and the order of what changes its queue. It owns one
 //! [`Lane`] for each queue and promises that, of one slot, nothing goes to another queue while
-//! something is unanswered at the first. It does not know how a frame reaches a worker.
+//! something is unanswered at the first, also where a class changes its group. It does not know
+//! how a frame reaches a worker.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use ringway_proto::hash::{hash, slot_of};
 use ringway_proto::limits::MAX_FRAME_BYTES;
 use ringway_proto::routing::{Group, Router};
 use ringway_proto::{
-    Code, GroupId, ProducerId, QueueId, Refusal, Slot, Time, Uuid, WallTime, WorkerId,
+    Class, Code, GroupId, ProducerId, QueueId, Refusal, Slot, Time, Uuid, WallTime, WorkerId,
 };
 
 use super::lane::{Action, Item, Lane, Out, Outcome, Target};
@@ -29,8 +30,11 @@ pub struct Publisher {
     lanes: BTreeMap<QueueId, Lane>,
     /// Where the unanswered messages of each slot are.
     places: BTreeMap<(GroupId, Slot), Place>,
+    /// Slots that have messages unanswered at a group which the class of some of them has left:
+    /// whatever is of such a slot and goes to another group waits.
+    crossing: BTreeSet<(Slot, GroupId)>,
     /// What waits until its slot has nothing unanswered elsewhere.
-    held: BTreeMap<(GroupId, Slot), VecDeque<Item>>,
+    held: BTreeMap<Slot, VecDeque<Item>>,
     connected: BTreeSet<WorkerId>,
     /// The queue that gathers messages without a key, for each group.
     spread: BTreeMap<GroupId, QueueId>,
@@ -50,6 +54,7 @@ impl Publisher {
             router,
             lanes: BTreeMap::new(),
             places: BTreeMap::new(),
+            crossing: BTreeSet::new(),
             held: BTreeMap::new(),
             connected: BTreeSet::new(),
             spread: BTreeMap::new(),
@@ -95,15 +100,24 @@ impl Publisher {
             self.enqueue(queue, item);
             return;
         };
-        let slot = (group.id(), slot_of(key));
+        let slot = slot_of(key);
         let queue = group.queue_of(key);
-        let elsewhere = self.places.get(&slot).is_some_and(|p| p.queue != queue);
-        if elsewhere || self.held.contains_key(&slot) {
+        if self.is_elsewhere(slot, queue) || self.held.contains_key(&slot) {
             self.held.entry(slot).or_default().push_back(item);
             return;
         }
-        self.places.entry(slot).or_insert(Place { queue, messages: 0 }).messages += 1;
+        let place = self.places.entry((queue.group, slot));
+        place.or_insert(Place { queue, messages: 0 }).messages += 1;
         self.enqueue(queue, item);
+    }
+
+    /// Whether something of the slot is unanswered that has to be answered before more of it goes
+    /// to `queue`.
+    fn is_elsewhere(&self, slot: Slot, queue: QueueId) -> bool {
+        let here = self.places.get(&(queue.group, slot));
+        let mut left = self.crossing.range((slot, GroupId(0))..=(slot, GroupId(u32::MAX)));
+        here.is_some_and(|place| place.queue != queue)
+            || left.any(|(_, group)| *group != queue.group)
     }
 
     fn enqueue(&mut self, queue: QueueId, item: Item) {
@@ -139,15 +153,19 @@ impl Publisher {
     }
 
     /// A newer routing. Queues that are gone give their messages back, which are routed anew;
-    /// messages that were never sent follow their slot.
+    /// messages that were never sent follow their slot and their class.
     pub fn routing(&mut self, router: Arc<Router>, out: &mut Vec<Action>) {
-        self.router = router.clone();
+        let before = std::mem::replace(&mut self.router, router.clone());
+        self.meet_newcomers(&before, out);
+        if before.moves().through() != router.moves().through() {
+            self.note_crossing();
+        }
         let mut lane_out = Out::default();
         let mut freed = Vec::new();
         let queues: Vec<QueueId> = self.lanes.keys().copied().collect();
         for queue in queues {
             let known = router.queue(queue).zip(router.group(queue.group));
-            let Some((route, group)) = known else {
+            let Some((route, _)) = known else {
                 if let Some(lane) = self.lanes.remove(&queue) {
                     freed.extend(lane.dissolve(&mut lane_out).into_iter().map(|i| (queue, i)));
                     self.absorb(queue.group, &mut lane_out, out);
@@ -155,7 +173,7 @@ impl Publisher {
                 continue;
             };
             let Some(lane) = self.lanes.get_mut(&queue) else { continue };
-            let stays = |slot| group.queue_of_slot(slot) == Some(queue);
+            let stays = |item: &Item| belongs(&router, item, queue);
             let gone = if lane.is_refused_for_good(router.version(), route.epoch) {
                 lane.free_moved(stays, &mut lane_out)
             } else {
@@ -169,6 +187,31 @@ impl Publisher {
         self.reroute(freed, out);
     }
 
+    /// A worker that came up soon leads queues of others. A publisher that needed most of those
+    /// connects to it now, so that no publish to the first queue that moves there waits for that.
+    fn meet_newcomers(&self, before: &Router, out: &mut Vec<Action>) {
+        let is_up = |router: &Router, id| router.worker(id).is_some_and(|worker| worker.up);
+        let up_before = before.routing().workers.iter().filter(|worker| worker.up).count();
+        if self.lanes.is_empty() || self.connected.len() * 2 < up_before {
+            return;
+        }
+        let up = self.router.routing().workers.iter().filter(|worker| worker.up);
+        let new = up.filter(|worker| !is_up(before, &worker.id));
+        out.extend(new.map(|worker| Action::Want(worker.id.clone())));
+    }
+
+    /// Which slots have messages unanswered at a group that their class has left.
+    fn note_crossing(&mut self) {
+        for (queue, lane) in &self.lanes {
+            let router = &self.router;
+            let has_left = |class: &Class| {
+                router.group_of(class.as_str()).is_none_or(|group| group.id() != queue.group)
+            };
+            let slots = lane.unanswered().filter(|(class, _)| has_left(class));
+            self.crossing.extend(slots.map(|(_, slot)| (slot, queue.group)));
+        }
+    }
+
     /// Messages that left a queue without being stored come before everything that is held back
     /// for their slot.
     fn reroute(&mut self, freed: Vec<(QueueId, Item)>, out: &mut Vec<Action>) {
@@ -177,8 +220,7 @@ impl Publisher {
         for (queue, item) in freed.into_iter().rev() {
             match item.slot() {
                 Some(slot) => {
-                    let slot = (queue.group, slot);
-                    self.leave(slot);
+                    self.leave((queue.group, slot));
                     self.held.entry(slot).or_default().push_front(item);
                     slots.insert(slot);
                 }
@@ -193,31 +235,42 @@ impl Publisher {
         }
     }
 
-    fn leave(&mut self, slot: (GroupId, Slot)) {
-        if let Some(place) = self.places.get_mut(&slot) {
-            place.messages = place.messages.saturating_sub(1);
-            if place.messages == 0 {
-                self.places.remove(&slot);
-            }
+    /// A message of the slot is not unanswered at the group any more. True when it was the last.
+    fn leave(&mut self, at: (GroupId, Slot)) -> bool {
+        let Some(place) = self.places.get_mut(&at) else { return false };
+        place.messages = place.messages.saturating_sub(1);
+        let is_last = place.messages == 0;
+        if is_last {
+            self.places.remove(&at);
+            self.crossing.remove(&(at.1, at.0));
+        }
+        is_last
+    }
+
+    /// Lets what was held back go on, as far as nothing of its slot is unanswered elsewhere.
+    fn release(&mut self, slot: Slot, out: &mut Vec<Action>) {
+        for item in self.held.remove(&slot).unwrap_or_default() {
+            self.route(item, out);
         }
     }
 
-    /// Lets what was held back go on, once nothing of its slot is unanswered.
-    fn release(&mut self, slot: (GroupId, Slot), out: &mut Vec<Action>) {
-        if !self.places.contains_key(&slot)
-            && let Some(items) = self.held.remove(&slot)
-        {
-            for item in items {
-                self.route(item, out);
-            }
+    /// Forgets what is unanswered where, so that later messages do not wait for it: a bug that the
+    /// simulation plants to show that it would be noticed.
+    #[doc(hidden)]
+    pub fn forget_places(&mut self, out: &mut Vec<Action>) {
+        self.places.clear();
+        self.crossing.clear();
+        for slot in self.held.keys().copied().collect::<Vec<_>>() {
+            self.release(slot, out);
         }
     }
 
     fn absorb(&mut self, group: GroupId, lane_out: &mut Out, out: &mut Vec<Action>) {
         out.append(&mut lane_out.actions);
         for slot in std::mem::take(&mut lane_out.left) {
-            self.leave((group, slot));
-            self.release((group, slot), out);
+            if self.leave((group, slot)) {
+                self.release(slot, out);
+            }
         }
     }
 
@@ -248,12 +301,11 @@ impl Publisher {
         // What is late and is known now not to be stored must not be sent again.
         let due = lane.earliest_deadline().filter(|_| is_refusal);
         let mut freed = Vec::new();
-        if let (Some(route), Some(group)) =
-            (self.router.queue(queue), self.router.group(queue.group))
+        if let Some(route) = self.router.queue(queue)
             && lane.is_refused_for_good(self.router.version(), route.epoch)
         {
-            let stays = |slot| group.queue_of_slot(slot) == Some(queue);
-            freed = lane.free_moved(stays, &mut lane_out);
+            let router = &self.router;
+            freed = lane.free_moved(|item| belongs(router, item, queue), &mut lane_out);
         }
         self.earliest = self.earliest.into_iter().chain(due).min();
         self.dirty.insert(queue);
@@ -324,6 +376,14 @@ impl Publisher {
     pub fn next_wakeup(&self) -> Option<Time> {
         self.lanes.values().filter_map(Lane::retry_at).chain(self.earliest).min()
     }
+}
+
+/// Whether the routing sends a message to this queue, or, without a key, to its group.
+fn belongs(router: &Router, item: &Item, queue: QueueId) -> bool {
+    router.group_of(item.message.class.as_str()).is_some_and(|group| {
+        group.id() == queue.group
+            && item.slot().is_none_or(|slot| group.queue_of_slot(slot) == Some(queue))
+    })
 }
 
 fn refuse(item: Item, refusal: Refusal, out: &mut Vec<Action>) {

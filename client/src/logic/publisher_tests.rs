@@ -9,8 +9,8 @@ use ringway_proto::routing::{
     Binding, GroupRoute, QueueRoute, Router, Routing, SlotRange, WorkerRoute,
 };
 use ringway_proto::{
-    Class, Code, Epoch, Filter, GroupId, GroupName, Offset, QueueId, Refusal, RoutingVersion,
-    Sequence, Session, Slot, Time, Uuid, WallTime, WorkerId,
+    Class, Code, Epoch, Filter, GroupId, GroupName, MoveNumber, Offset, QueueId, Refusal,
+    RoutingVersion, Sequence, Session, Slot, Time, Uuid, WallTime, WorkerId,
 };
 
 use super::lane::{Action, Item, Outcome, Ticket};
@@ -45,6 +45,7 @@ fn routing(version: u64, all_slots_at: u32) -> Routing {
         workers: ["w1", "w2"]
             .map(|w| WorkerRoute { id: worker(w), address: format!("{w}:1"), up: true })
             .to_vec(),
+        ..Routing::default()
     }
 }
 
@@ -55,6 +56,7 @@ struct World {
     sent: Vec<(WorkerId, Append)>,
     done: Vec<(u64, Outcome)>,
     room: u64,
+    wanted: Vec<WorkerId>,
     refreshes: usize,
 }
 
@@ -64,7 +66,16 @@ impl World {
         let mut publisher = Publisher::new(router, Uuid(7), 1);
         publisher.connected(worker("w1"));
         let now = Time(1000);
-        Self { publisher, now, tickets: 0, sent: vec![], done: vec![], room: 0, refreshes: 0 }
+        Self {
+            publisher,
+            now,
+            tickets: 0,
+            sent: vec![],
+            done: vec![],
+            room: 0,
+            refreshes: 0,
+            wanted: vec![],
+        }
     }
 
     fn take(&mut self, mut actions: Vec<Action>) {
@@ -75,7 +86,7 @@ impl World {
                 Action::Done { ticket, outcome } => self.done.push((ticket.0, outcome)),
                 Action::Room(bytes) => self.room += bytes,
                 Action::Refresh => self.refreshes += 1,
-                Action::Want(_) => {}
+                Action::Want(worker) => self.wanted.push(worker),
             }
         }
     }
@@ -219,6 +230,25 @@ fn schedule_3a_the_next_message_waits_while_its_slot_is_unanswered_elsewhere() {
     assert_eq!(w.stored()[0], (1, 0));
 }
 
+/// The same across groups: a new binding sends the class elsewhere.
+#[test]
+fn schedule_3a_the_next_message_waits_while_its_class_is_unanswered_at_another_group() {
+    let mut w = World::new();
+    w.publish("1");
+    let first = w.sent_one();
+    let mut bound = routing(2, 0);
+    bound.groups.push(group(2, "other", 0));
+    bound.bindings = vec![Binding { filter: Filter::new("a.>").unwrap(), group: GroupId(2) }];
+    bound.moved = MoveNumber(1);
+    w.routing(bound);
+    w.publish("2");
+    assert_eq!(w.sent(), [], "the second message overtook the first");
+    w.answer(&first, Err(Code::StaleRouting), 2);
+    let moved = w.sent();
+    let at: Vec<_> = moved.iter().map(|a| (a.queue.group.0, shape(a).2)).collect();
+    assert!(at == [(2, b"12".to_vec())] || at == [(2, b"1".to_vec())], "{at:?}");
+}
+
 #[test]
 fn schedule_3b_sequences_are_used_again_only_under_a_newer_session() {
     let mut w = World::new();
@@ -243,6 +273,41 @@ fn schedule_3c_not_yet_frees_nothing() {
     w.after(Duration::from_millis(20));
     let again = w.sent_one();
     assert_eq!((again.queue, shape(&again)), (first.queue, (2, 0, b"1".to_vec())));
+}
+
+#[test]
+fn a_worker_that_comes_up_is_met_before_the_first_queue_moves_there() {
+    let newer = |up: bool| {
+        let mut newer = routing(2, 0);
+        let mut joins = newer.workers[0].clone();
+        (joins.id, joins.up) = (worker("w9"), up);
+        newer.workers.push(joins);
+        newer
+    };
+    let mut w = World::new();
+    w.routing(newer(true));
+    assert_eq!(w.wanted, [], "by nobody who does not publish");
+    let mut w = World::new();
+    w.publish("1");
+    w.routing(newer(false));
+    assert_eq!(w.wanted, []);
+    w.routing(Routing { version: RoutingVersion(3), ..newer(true) });
+    assert_eq!(w.wanted, [worker("w9")]);
+    w.routing(Routing { version: RoutingVersion(4), ..newer(true) });
+    assert_eq!(w.wanted.len(), 1, "once");
+}
+
+#[test]
+fn a_queue_that_is_about_to_open_is_asked_again_within_milliseconds_and_less_often_later() {
+    let mut w = World::new();
+    w.publish("1");
+    for wait in [2, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
+        let sent = w.sent_one();
+        w.answer(&sent, Err(Code::NotYet), 1);
+        w.after(Duration::from_millis(wait - 1));
+        assert_eq!(w.sent(), []);
+        w.after(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -79,7 +79,9 @@ pub enum Action {
     /// Tell the coordinator.
     Tell(FromClient),
     /// Open a delivery stream at the right's primary; an older one of that right is dropped.
-    Open(OpenRight),
+    /// What belongs to the stream names the right as it was granted, which is given first: the
+    /// open may name fewer lanes.
+    Open(RightId, OpenRight),
     /// Send frames on the right's stream.
     Send(RightId, Vec<Frame>),
     /// Drop the right's stream once what was sent is out.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use ringway_proto::batch::{parse_classes, parse_record};
 use ringway_proto::control::{OpenRight, Order};
-use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges};
+use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges, encode_lanes};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::limits::MAX_RANGES;
-use ringway_proto::{Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
+use ringway_proto::{Epoch, Holder, Lanes, Offset, OpenNumber, Refusal, RightId, Time};
 
 use super::acks::{Acks, Waiting};
 use super::credit::{Claim, Credit, Promise};
@@ -36,10 +37,17 @@ pub enum How {
     GiveBack,
 }
 
+/// What a right is called in its holder's hands: it may lose lanes while it is held, and no two
+/// rights that one member has begin with the same lane.
+#[must_use]
+pub fn name_of(id: RightId) -> RightId {
+    id.with(Lanes { start: id.lanes.start, ..Lanes::ALL })
+}
+
 /// A delivery in hand: which right, under which epoch, which message, which hand-out of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hold {
-    /// The right.
+    /// The right, as [`name_of`] calls it.
     pub right: RightId,
     /// Its epoch.
     pub epoch: Epoch,
@@ -66,6 +74,17 @@ struct Drain {
     closed: bool,
 }
 
+/// Lanes that are being given up while the others go on.
+#[derive(Clone, Debug)]
+struct Narrowing {
+    /// What stays.
+    to: Lanes,
+    since: Time,
+    told: Time,
+    /// The queue was told, on this stream, to send nothing more of them.
+    said: bool,
+}
+
 /// One right under one epoch.
 #[derive(Clone, Debug)]
 pub struct Right {
@@ -77,6 +96,7 @@ pub struct Right {
     stream: Stream,
     failures: u32,
     drain: Option<Drain>,
+    narrowing: Option<Narrowing>,
     holding: Holding,
     handed: BTreeSet<Offset>,
     returned: BTreeSet<Offset>,
@@ -99,6 +119,7 @@ impl Right {
             stream: Stream::Closed { retry_at: now },
             failures: 0,
             drain: None,
+            narrowing: None,
             holding: Holding::new(order),
             handed: BTreeSet::new(),
             returned: BTreeSet::new(),
@@ -107,6 +128,12 @@ impl Right {
             promise: Promise::default(),
             answered: now,
         }
+    }
+
+    /// Which right it is, with the lanes that it has now.
+    #[must_use]
+    pub fn id(&self) -> RightId {
+        self.id
     }
 
     /// Its epoch.
@@ -177,6 +204,9 @@ impl Right {
         self.handed.clear();
         self.returned.clear();
         self.nacked.clear();
+        if let Some(narrowing) = &mut self.narrowing {
+            narrowing.said = false;
+        }
         self.promise.void();
         let window = self.promise.send(window.messages, window.bytes);
         let (acks, ack_number) = self.acks.repeat();
@@ -186,6 +216,7 @@ impl Right {
             holder,
             open,
             held: self.holding.kept(),
+            held_lanes: self.holding.kept_lanes(),
             handed_out: self.holding.handed_out(),
             acks,
             ack_number,
@@ -249,7 +280,8 @@ impl Right {
         if self.acks.contains(offset) {
             return;
         }
-        if self.drain.is_none() {
+        let lane = lane_of_message(message.key.as_deref(), offset);
+        if self.drain.is_none() && self.lanes().contains(lane) {
             self.holding.arrived(offset, delivery, bytes, message);
         } else if !self.holding.is_in_hand(offset) {
             self.returned.insert(offset);
@@ -260,7 +292,7 @@ impl Right {
     pub fn take(&mut self, now: Time, serial: u64) -> Option<(Hold, Message)> {
         let (offset, message) = self.holding.take(now, serial)?;
         self.handed.insert(offset);
-        Some((Hold { right: self.id, epoch: self.epoch, offset, serial }, message))
+        Some((Hold { right: name_of(self.id), epoch: self.epoch, offset, serial }, message))
     }
 
     /// The application is done with a message. False when that changed nothing: it was settled
@@ -270,13 +302,12 @@ impl Right {
         let offset = hold.offset;
         if how == How::Ack {
             // Whoever has handled it, late or not, has handled it.
-            if !self.holding.done(offset) {
-                return false;
-            }
+            let Some(lane) = self.holding.lane(offset) else { return false };
+            self.holding.done(offset);
             for said in [&mut self.handed, &mut self.nacked, &mut self.returned] {
                 said.remove(&offset);
             }
-            self.acks.add(offset, token);
+            self.acks.add(offset, lane, token);
             return true;
         }
         if !self.holding.is_current(offset, hold.serial) {
@@ -284,7 +315,8 @@ impl Right {
         }
         let list = if how == How::Nack { &mut self.nacked } else { &mut self.returned };
         list.insert(offset);
-        if self.is_draining() {
+        let lane = self.holding.lane(offset);
+        if self.is_draining() || lane.is_some_and(|lane| !self.lanes().contains(lane)) {
             self.holding.done(offset);
         } else {
             self.holding.put_back(offset);
@@ -300,8 +332,51 @@ impl Right {
             return false;
         }
         self.drain = Some(Drain { revoked, since: now, told: now, closed: false });
-        self.returned.extend(self.holding.drop_all_but_in_hand());
+        self.returned.extend(self.holding.drop_all_but_in_hand(None));
         true
+    }
+
+    /// The lanes of which messages are taken.
+    fn lanes(&self) -> Lanes {
+        self.narrowing.as_ref().map_or(self.id.lanes, |narrowing| narrowing.to)
+    }
+
+    /// From now on nothing more of other lanes than these is handed out, and what is unread of
+    /// them goes back.
+    pub fn begin_narrow(&mut self, now: Time, to: Lanes) {
+        if self.narrowing.is_none() && self.id.lanes.covers(to) && self.id.lanes != to {
+            self.narrowing = Some(Narrowing { to, since: now, told: now, said: false });
+            self.returned.extend(self.holding.drop_all_but_in_hand(Some(to)));
+        }
+    }
+
+    /// The lanes that it has left, once nothing of the others is in hand and every ack of them is
+    /// confirmed: from then on it has only these.
+    pub fn end_narrow(&mut self, out: &mut Vec<Frame>) -> Option<Lanes> {
+        let to = self.narrowing.as_ref()?.to;
+        if self.holding.is_any_in_hand_beside(to) || self.acks.any_beside(to) {
+            return None;
+        }
+        // The queue hears of it first, here or by the next open.
+        self.flush(out);
+        self.narrowing = None;
+        self.id.lanes = to;
+        Some(to)
+    }
+
+    /// Other lanes than these were lost: what is held of them is dropped. Returns who waited for
+    /// acks of them.
+    pub fn cut_to(&mut self, lanes: Lanes) -> Waiting {
+        if self.narrowing.as_ref().is_some_and(|narrowing| lanes.covers(narrowing.to)) {
+            self.narrowing = None;
+        }
+        self.id.lanes = lanes;
+        self.holding.drop_beside(lanes);
+        let here = |at: &Offset| self.holding.lane(*at).is_some();
+        for said in [&mut self.handed, &mut self.nacked] {
+            said.retain(here);
+        }
+        self.acks.keep_only(lanes)
     }
 
     /// Whether nothing is in hand and every ack is confirmed.
@@ -332,6 +407,20 @@ impl Right {
                     && now.since(drain.since) <= DRAIN_MAX =>
             {
                 drain.told = now;
+                true
+            }
+            _ => self.narrowing_asks_for_time(now),
+        }
+    }
+
+    fn narrowing_asks_for_time(&mut self, now: Time) -> bool {
+        match &mut self.narrowing {
+            Some(narrowing)
+                if self.holding.is_any_in_hand_beside(narrowing.to)
+                    && now.since(narrowing.told) >= STILL_DRAINING_EVERY
+                    && now.since(narrowing.since) <= DRAIN_MAX =>
+            {
+                narrowing.told = now;
                 true
             }
             _ => false,
@@ -370,6 +459,11 @@ impl Right {
         // send all of that again.
         if self.drain.as_mut().is_some_and(|drain| !std::mem::replace(&mut drain.closed, true)) {
             self.set_window(Credit { messages: 0, bytes: 0 }, out);
+        }
+        // The same for some of its lanes.
+        if let Some(narrowing) = self.narrowing.as_mut().filter(|narrowing| !narrowing.said) {
+            narrowing.said = true;
+            out.push((Kind::Narrow, encode_lanes(narrowing.to)));
         }
         for (kind, offsets) in [
             (Kind::HandedOut, &mut self.handed),

@@ -9,11 +9,14 @@ use std::time::Duration;
 use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, Order};
 use ringway_proto::data::{AckConfirmed, Deliver};
 use ringway_proto::routing::Router;
-use ringway_proto::{Code, Epoch, Holder, OpenNumber, Refusal, RightId, SubscriptionId, Time};
+use ringway_proto::{
+    Code, Epoch, Holder, Lanes, OpenNumber, Refusal, RightId, SubscriptionId, Time,
+};
 
+use super::acks::Waiting;
 use super::credit::{Credit, share};
 use super::report::{AckOutcome, Action, Counts, End, Event, Settled};
-use super::right::{Hold, How, Right};
+use super::right::{Hold, How, Right, name_of};
 use crate::message::Message;
 
 /// Nothing is handed out while neither the primary nor the coordinator answered a question sent
@@ -243,8 +246,9 @@ impl Seat {
             }
             _ => self.event(Event::Reconnected),
         }
-        let kept =
-            |id: &RightId, epoch| joined.rights.iter().any(|g| g.right == *id && g.epoch == epoch);
+        let kept = |name: &RightId, epoch| {
+            joined.rights.iter().any(|g| name_of(g.right) == *name && g.epoch == epoch)
+        };
         let lost: Vec<(RightId, Epoch)> = self
             .rights
             .iter()
@@ -255,6 +259,7 @@ impl Seat {
             self.lost(id, epoch);
         }
         for granted in &joined.rights {
+            self.narrowed(granted.right, granted.epoch);
             self.granted(now, *granted, router);
         }
     }
@@ -283,13 +288,14 @@ impl Seat {
 
     /// A right was granted.
     pub fn granted(&mut self, now: Time, granted: GrantedRight, router: &Router) {
-        let GrantedRight { right: id, epoch } = granted;
+        let GrantedRight { right, epoch } = granted;
+        let id = name_of(right);
         if self.end().is_some() || self.rights.get(&id).is_some_and(|r| r.epoch() >= epoch) {
             return;
         }
         if let Some(past) = self.past.get(&id).copied().filter(|p| p.epoch >= epoch) {
             if past.drained && past.epoch == epoch {
-                self.tell_drained(id, epoch);
+                self.tell_drained(right, epoch);
             }
             return;
         }
@@ -299,7 +305,7 @@ impl Seat {
         }
         let queue = router.queue_name(id.queue);
         self.event(Event::Granted { queue: queue.clone(), epoch: epoch.0 });
-        let mut right = Right::new(now, id, epoch, queue.into(), self.order);
+        let mut right = Right::new(now, right, epoch, queue.into(), self.order);
         if matches!(self.phase, Phase::Leaving { .. }) {
             right.begin_drain(now, false);
         }
@@ -307,7 +313,8 @@ impl Seat {
     }
 
     /// A right is to be given up.
-    pub fn revoke(&mut self, now: Time, id: RightId, epoch: Epoch) {
+    pub fn revoke(&mut self, now: Time, revoked: RightId, epoch: Epoch) {
+        let id = name_of(revoked);
         match self.rights.get_mut(&id) {
             Some(right) if right.epoch() == epoch => {
                 let queue = right.queue.to_string();
@@ -325,9 +332,35 @@ impl Seat {
                     .is_some_and(|p| p.epoch > epoch || (p.epoch == epoch && !p.drained));
                 if !over && self.end().is_none() {
                     self.past.insert(id, Past { epoch, drained: true });
-                    self.tell_drained(id, epoch);
+                    self.tell_drained(revoked, epoch);
                 }
             }
+        }
+    }
+
+    /// Lanes of a right are to be given up; the others go on.
+    pub fn narrow(&mut self, now: Time, id: RightId, epoch: Epoch, to: Lanes) {
+        let right = self.rights.get_mut(&name_of(id)).filter(|r| r.epoch() == epoch);
+        match right {
+            Some(right) if right.id().lanes != to => right.begin_narrow(now, to),
+            // The word may have been lost.
+            Some(_) => self.tell_narrowed(id, epoch, to),
+            // Who lost it waits until it is fenced.
+            None => {}
+        }
+    }
+
+    fn tell_narrowed(&mut self, right: RightId, epoch: Epoch, to: Lanes) {
+        self.tell(FromClient::Narrowed { member: self.join.member.clone(), right, epoch, to });
+    }
+
+    /// A right has only these lanes from now on: what is held of others is dropped.
+    pub fn narrowed(&mut self, id: RightId, epoch: Epoch) {
+        let right = self.rights.get_mut(&name_of(id)).filter(|r| r.epoch() == epoch);
+        let Some(right) = right.filter(|r| r.id().lanes != id.lanes) else { return };
+        if right.id().lanes.covers(id.lanes) {
+            let waiting = right.cut_to(id.lanes);
+            self.acks_ended(waiting);
         }
     }
 
@@ -337,6 +370,7 @@ impl Seat {
 
     /// A right was fenced under this epoch or a later one: what is held of it is dropped.
     pub fn lost(&mut self, id: RightId, epoch: Epoch) {
+        let id = name_of(id);
         let Some(right) = self.remove(&id, epoch, false) else { return };
         self.event(Event::Lost { queue: right.queue.to_string(), epoch: right.epoch().0 });
         self.give_up_acks(right);
@@ -345,7 +379,10 @@ impl Seat {
     /// Nothing of this right will be confirmed any more.
     fn give_up_acks(&mut self, right: Right) {
         self.counts.unconfirmed += right.unconfirmed();
-        let waiting = right.into_waiting();
+        self.acks_ended(right.into_waiting());
+    }
+
+    fn acks_ended(&mut self, waiting: Waiting) {
         let outcomes = [(AckOutcome::Fenced, waiting.unsent), (AckOutcome::Unknown, waiting.sent)];
         for (outcome, tokens) in outcomes.into_iter().filter(|(_, t)| !t.is_empty()) {
             self.out.push(Action::Acked(outcome, tokens));
@@ -508,6 +545,7 @@ impl Seat {
         if self.rejoin_at.take_if(|at| *at <= now).is_some() {
             self.tell(FromClient::Join(self.join.clone()));
         }
+        self.report_narrowed();
         self.report_drained(now);
         self.give_up_leaving(now);
         self.share_credit(now);
@@ -541,8 +579,8 @@ impl Seat {
             if right.is_drained() {
                 drained.push((*id, right.epoch()));
             } else if right.asks_for_time(now) {
-                let (member, epoch) = (member.clone(), right.epoch());
-                asks.push(FromClient::StillDraining { member, right: *id, epoch });
+                let (member, right, epoch) = (member.clone(), right.id(), right.epoch());
+                asks.push(FromClient::StillDraining { member, right, epoch });
             }
         }
         for ask in asks {
@@ -556,8 +594,23 @@ impl Seat {
             self.out.push(Action::Send(id, frames));
             if let Some(right) = self.remove(&id, epoch, true) {
                 self.event(Event::Released { queue: right.queue.to_string(), epoch: epoch.0 });
+                self.tell_drained(right.id(), epoch);
             }
-            self.tell_drained(id, epoch);
+        }
+    }
+
+    fn report_narrowed(&mut self) {
+        let mut narrowed = Vec::new();
+        for (name, right) in &mut self.rights {
+            let (id, epoch) = (right.id(), right.epoch());
+            let mut frames = Vec::new();
+            if let Some(to) = right.end_narrow(&mut frames) {
+                narrowed.push((id, epoch, to));
+                self.out.push(Action::Send(*name, frames));
+            }
+        }
+        for (id, epoch, to) in narrowed {
+            self.tell_narrowed(id, epoch, to);
         }
     }
 
@@ -580,7 +633,8 @@ impl Seat {
                 self.opens = self.opens.next();
                 // A right that drains opens once more only for its acks.
                 let window = window.unwrap_or(Credit { messages: 0, bytes: 0 });
-                self.out.push(Action::Open(right.open(self.opens, holder.clone(), window)));
+                let open = right.open(self.opens, holder.clone(), window);
+                self.out.push(Action::Open(*id, open));
             } else if let Some(window) = window.filter(|_| right.is_open())
                 && right.claim().latest != window
             {

@@ -3,12 +3,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringway_proto::batch::{Batch, BatchBuilder};
 use ringway_proto::control::{FromClient, GrantedRight, Join, Joined, OpenRight, Order, Start};
-use ringway_proto::data::{AckConfirmed, Deliver, DeliverEntry, OffsetRange, Ranges, Window};
+use ringway_proto::data::{
+    AckConfirmed, Deliver, DeliverEntry, OffsetRange, Ranges, Window, decode_lanes,
+};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of;
 use ringway_proto::message::Message as Published;
 use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{
-    Class, Code, Epoch, Filter, GroupId, Incarnation, MemberId, Offset, OpenNumber, QueueId,
+    Class, Code, Epoch, Filter, GroupId, Incarnation, Lanes, MemberId, Offset, OpenNumber, QueueId,
     Refusal, RightId, SubscriptionId, SubscriptionName, Time, WallTime,
 };
 
@@ -34,6 +37,8 @@ struct World {
     /// What was sent, in order.
     kinds: Vec<Kind>,
     windows: Vec<u32>,
+    /// The lanes that the queue was told to send.
+    narrowed: Vec<Lanes>,
 }
 
 impl World {
@@ -67,6 +72,7 @@ impl World {
             acked: vec![],
             kinds: vec![],
             windows: vec![],
+            narrowed: vec![],
         };
         w.seat.coordinator_up();
         w.turn();
@@ -96,11 +102,13 @@ impl World {
         for action in actions {
             match action {
                 Action::Tell(message) => self.told.push(message),
-                Action::Open(open) => self.opens.push(open),
+                Action::Open(_, open) => self.opens.push(open),
                 Action::Send(right, frames) => {
                     self.kinds.extend(frames.iter().map(|(kind, _)| *kind));
                     for (kind, payload) in frames {
-                        if kind == Kind::Window {
+                        if kind == Kind::Narrow {
+                            self.narrowed.push(decode_lanes(payload).unwrap());
+                        } else if kind == Kind::Window {
                             self.windows.push(Window::decode(payload).unwrap().messages);
                         } else {
                             self.frames.push((right, kind, Ranges::decode(payload).unwrap()));
@@ -551,4 +559,75 @@ fn rights_take_turns() {
     let order: Vec<RightId> = std::iter::from_fn(|| w.take().map(|t| t.0.right)).collect();
     let (a, b) = (right(0), right(1));
     assert_eq!(order, [a, b, a, b, a, b]);
+}
+
+const LOWER: Lanes = Lanes { start: 0, end: 2048 };
+/// Two keys in the lower half of the lanes, or in the upper.
+fn keys(lower: bool) -> [&'static str; 2] {
+    let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+    let mut keys = all.into_iter().filter(|k| LOWER.contains(lane_of(k.as_bytes())) == lower);
+    [keys.next().unwrap(), keys.next().unwrap()]
+}
+
+#[test]
+fn lanes_are_given_up_without_a_pause_for_the_others_and_only_once_their_acks_are_confirmed() {
+    let (low_keys, high_keys) = (keys(true), keys(false));
+    let mut w = World::new();
+    w.deliver(&[
+        (0, high_keys[0], 1),
+        (1, high_keys[1], 1),
+        (2, low_keys[0], 1),
+        (3, high_keys[0], 1),
+    ]);
+    let (high, opens) = (w.take_offset(0), w.opens.len());
+    w.seat.narrow(w.now, right(0), Epoch(1), LOWER);
+    w.turn();
+    let back = w.said(Kind::Return);
+    assert_eq!(back, [OffsetRange::new(1, 2), OffsetRange::new(3, 4)]);
+    assert_eq!(w.narrowed, [LOWER]);
+    // The lower half goes on; what still arrives of the upper one goes back.
+    let low = w.take_offset(2);
+    w.deliver(&[(4, high_keys[1], 1), (5, low_keys[1], 1)]);
+    w.take_offset(5);
+    w.settle(&low, How::Ack);
+    assert_eq!(w.said(Kind::Return), [OffsetRange::new(4, 5)]);
+    let narrowed = |w: &World| {
+        w.told.iter().any(
+            |m| matches!(m, FromClient::Narrowed { right: r, to: LOWER, .. } if *r == right(0)),
+        )
+    };
+    w.settle(&high, How::Ack);
+    assert!(!narrowed(&w), "the ack is on its way");
+    w.confirm(2);
+    assert!(narrowed(&w));
+    assert_eq!(w.opens.len(), opens, "nothing was opened again");
+    w.lose_stream();
+    assert_eq!(w.opens.last().unwrap().right, right(0).with(LOWER));
+    // The word got lost: it is said again.
+    w.told.clear();
+    w.seat.narrow(w.now, right(0), Epoch(1), LOWER);
+    w.turn();
+    assert!(narrowed(&w));
+}
+
+#[test]
+fn lanes_that_were_fenced_are_dropped_with_their_acks_and_the_others_stay() {
+    let (low_keys, high_keys) = (keys(true), keys(false));
+    let mut w = World::new();
+    w.deliver(&[(0, high_keys[0], 1), (1, high_keys[1], 1), (2, low_keys[0], 1)]);
+    let (acked, in_hand, low) = (w.take_offset(0), w.take_offset(1), w.take_offset(2));
+    w.seat.settle(&acked, How::Ack, Some(70));
+    w.turn();
+    w.seat.settle(&low, How::Ack, Some(71));
+    w.seat.narrowed(right(0).with(LOWER), Epoch(1));
+    w.turn();
+    assert_eq!(w.acked, [(AckOutcome::Unknown, vec![70])]);
+    assert_eq!(w.settle(&in_hand, How::Ack), Settled::Before, "it is someone else's");
+    w.lose_stream();
+    let open = w.opens.last().unwrap();
+    assert_eq!(
+        (open.right, open.acks.as_slice()),
+        (right(0).with(LOWER), &[OffsetRange::new(2, 3)][..])
+    );
+    assert_eq!(w.seat.rights().0, 1);
 }

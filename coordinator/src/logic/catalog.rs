@@ -9,6 +9,7 @@ use ringway_proto::limits::{
     DEFAULT_MAX_BODY_BYTES, DEFAULT_WEIGHT, MAX_FRAME_BYTES, MAX_GROUPS, MAX_QUEUES_PER_GROUP,
     WEIGHT_RANGE,
 };
+use ringway_proto::routing::{SlotRange, even_slots};
 use ringway_proto::{Code, GroupId, GroupName, QueueId, Refusal, SubscriptionId, SubscriptionName};
 
 use super::history::History;
@@ -163,6 +164,9 @@ impl Catalog {
             queues: wish.queues,
             ring_weight: wish.ring_weight,
             max_body_bytes,
+            slots: Vec::new(),
+            // The first group of all is on the ring from the start: there is nobody to give.
+            off_ring: wish.ring_weight.is_some() && !self.groups.is_empty(),
         };
         if let Some(there) = self.groups.values().find(|group| group.name == row.name) {
             let is_alike = there.queues == row.queues
@@ -188,11 +192,16 @@ impl Catalog {
         Ok((id, true))
     }
 
-    /// Whether the group may go.
+    /// Whether the group may go; `leaves` says of a filter that it is on its way elsewhere.
     ///
     /// # Errors
-    /// [`Code::UnknownGroup`]; [`Code::InUse`] for `default` and for a group with bindings.
-    pub fn check_delete(&self, name: &GroupName) -> Result<GroupId, Refusal> {
+    /// [`Code::UnknownGroup`]; [`Code::InUse`] for `default` and for a group with bindings that
+    /// stay.
+    pub fn check_delete(
+        &self,
+        name: &GroupName,
+        leaves: impl Fn(&Filter) -> bool,
+    ) -> Result<GroupId, Refusal> {
         let group = self.group_named(name)?;
         if name.as_str() == DEFAULT_GROUP {
             return Err(Refusal::new(
@@ -204,7 +213,7 @@ impl Catalog {
         let filters: Vec<String> = self
             .bindings
             .iter()
-            .filter(|(_, to)| **to == group.id)
+            .filter(|(filter, to)| **to == group.id && !leaves(filter))
             .map(|(filter, _)| format!("'{filter}'"))
             .collect();
         if filters.is_empty() {
@@ -217,49 +226,117 @@ impl Catalog {
         .hint(format!("bind them elsewhere first, such as `ringway bind {} default`", filters[0])))
     }
 
-    /// Removes a group that [`Self::check_delete`] lets go.
+    /// Removes a group that [`Self::check_delete`] lets go, and the bindings that it still has.
     ///
     /// # Errors
     /// As [`Self::check_delete`].
     pub fn delete_group(
         &mut self,
         name: &GroupName,
+        leaves: impl Fn(&Filter) -> bool,
         dirty: &mut BTreeSet<Key>,
     ) -> Result<GroupRow, Refusal> {
-        let id = self.check_delete(name)?;
+        let id = self.check_delete(name, leaves)?;
         let Some(row) = self.groups.remove(&id) else { return Err(gone(name)) };
         dirty.insert(Key::Group(id));
+        let left = self.bindings.iter().filter(|(_, to)| **to == id);
+        for filter in left.map(|(filter, _)| filter.clone()).collect::<Vec<_>>() {
+            self.bindings.remove(&filter);
+            dirty.insert(Key::Binding(filter));
+        }
         if row.ring_weight.is_some() {
             self.remember_ring(dirty)?;
         }
         Ok(row)
     }
 
-    /// Sends a filter to a group. Returns the group that it went to before, if another.
+    /// Whether a filter can be sent to a group.
     ///
     /// # Errors
     /// [`Code::UnknownGroup`], with the names that are like it.
-    pub fn bind(
-        &mut self,
-        filter: &Filter,
-        name: &GroupName,
-        dirty: &mut BTreeSet<Key>,
-    ) -> Result<Option<GroupName>, Refusal> {
-        let Some(group) = self.groups.values().find(|group| group.name == *name).map(|g| g.id)
-        else {
-            return Err(self.unknown_group(
-                name,
-                &format!(" to bind '{filter}' to"),
-                &format!("create it with `ringway group create {name} --queues 16`"),
-            ));
-        };
-        let before = self.bindings.insert(filter.clone(), group);
-        if before == Some(group) {
-            return Ok(None);
-        }
+    pub fn check_bind(&self, filter: &Filter, name: &GroupName) -> Result<GroupId, Refusal> {
+        self.groups.values().find(|group| group.name == *name).map(|group| group.id).ok_or_else(
+            || {
+                self.unknown_group(
+                    name,
+                    &format!(" to bind '{filter}' to"),
+                    &format!("create it with `ringway group create {name} --queues 16`"),
+                )
+            },
+        )
+    }
+
+    /// A filter will go to a group: who reads it reads that group from now on.
+    pub fn expect_binding(&mut self, filter: &Filter, group: GroupId, dirty: &mut BTreeSet<Key>) {
+        self.history.remember_binding(filter, group, dirty);
+    }
+
+    /// The group that a filter is bound to.
+    #[must_use]
+    pub fn bound_to(&self, filter: &Filter) -> Option<GroupId> {
+        self.bindings.get(filter).copied()
+    }
+
+    /// Sends a filter to a group from now on.
+    pub fn bind(&mut self, filter: &Filter, group: GroupId, dirty: &mut BTreeSet<Key>) {
+        self.bindings.insert(filter.clone(), group);
         dirty.insert(Key::Binding(filter.clone()));
         self.history.remember_binding(filter, group, dirty);
-        Ok(before.and_then(|id| self.groups.get(&id)).map(|group| group.name.clone()))
+    }
+
+    /// Gives a group more queues; its slots stay where they are.
+    ///
+    /// # Errors
+    /// [`Code::UnknownGroup`]; [`Code::InvalidOption`] for a number out of bounds, or one that is
+    /// smaller than what it has.
+    pub fn grow(
+        &mut self,
+        name: &GroupName,
+        queues: u32,
+        dirty: &mut BTreeSet<Key>,
+    ) -> Result<GroupId, Refusal> {
+        let (id, has) = self.group_named(name).map(|group| (group.id, group.queues))?;
+        check_bounds("queues", queues, 1..=MAX_QUEUES_PER_GROUP)?;
+        if queues < has {
+            return Err(Refusal::new(
+                Code::InvalidOption,
+                format!("group {:?} has {has} queues and cannot shrink to {queues}", name.as_str()),
+            )
+            .hint("create a smaller group and bind its classes to it"));
+        }
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.slots = group.table();
+            group.queues = queues;
+            dirty.insert(Key::Group(id));
+        }
+        Ok(id)
+    }
+
+    /// Gives a group another slot table.
+    pub fn set_slots(&mut self, id: GroupId, slots: Vec<SlotRange>, dirty: &mut BTreeSet<Key>) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.slots = slots;
+            dirty.insert(Key::Group(id));
+        }
+    }
+
+    /// A group takes its place on the ring.
+    ///
+    /// # Errors
+    /// None in fact: what the catalog lets on the ring makes one.
+    pub fn put_on_ring(&mut self, id: GroupId, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.off_ring = false;
+            dirty.insert(Key::Group(id));
+        }
+        self.remember_ring(dirty)
+    }
+
+    /// The groups that are on the ring, with their weights.
+    #[must_use]
+    pub fn ring(&self) -> Vec<(GroupId, u32)> {
+        let on_ring = self.groups.values().filter(|group| !group.off_ring);
+        on_ring.filter_map(|group| Some((group.id, group.ring_weight?))).collect()
     }
 
     /// All bindings, most specific first.
@@ -286,6 +363,21 @@ impl Catalog {
     pub fn groups_for_filter(&self, filter: &Filter) -> BTreeSet<GroupId> {
         let mut groups = self.history.groups_for_filter(filter);
         groups.retain(|group| self.groups.contains_key(group));
+        groups
+    }
+
+    /// The groups that messages which the filter wants go to under the routing that holds.
+    #[must_use]
+    pub fn groups_now(&self, filter: &Filter) -> BTreeSet<GroupId> {
+        let mut groups = BTreeSet::new();
+        for binding in self.bindings().iter().filter(|b| b.filter.overlaps(filter)) {
+            groups.insert(binding.group);
+            if binding.filter.covers(filter) {
+                // All that follow are less specific, and so is the ring.
+                return groups;
+            }
+        }
+        groups.extend(self.history.ring_groups(&self.ring(), filter));
         groups
     }
 
@@ -366,9 +458,11 @@ impl Catalog {
     }
 
     fn remember_ring(&mut self, dirty: &mut BTreeSet<Key>) -> Result<(), Refusal> {
-        let groups: Vec<(GroupId, u32)> =
-            self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
-        self.history.remember_ring(groups, dirty)
+        // Who reads reads a group that is to be on the ring already. Moves to the ring come one
+        // after the other, and a group may be deleted meanwhile: what holds now counts too.
+        let wished = self.groups.values().filter_map(|g| Some((g.id, g.ring_weight?))).collect();
+        self.history.remember_ring(wished, dirty)?;
+        self.history.remember_ring(self.ring(), dirty)
     }
 
     fn unknown_group(&self, name: &GroupName, purpose: &str, hint: &str) -> Refusal {
@@ -383,6 +477,14 @@ impl Catalog {
             format!("there is no group {:?}{purpose}{note}", name.as_str()),
         )
         .hint(hint)
+    }
+}
+
+impl GroupRow {
+    /// Its slot table.
+    #[must_use]
+    pub fn table(&self) -> Vec<SlotRange> {
+        if self.slots.is_empty() { even_slots(self.queues) } else { self.slots.clone() }
     }
 }
 
@@ -489,9 +591,9 @@ mod tests {
 
     #[test]
     fn binding_to_a_group_that_is_not_there_names_those_like_it() {
-        let (mut catalog, mut dirty) = catalog();
+        let (catalog, _) = catalog();
         let (filter, name) = (Filter::new("orders.>").unwrap(), GroupName::new("order").unwrap());
-        let refusal = catalog.bind(&filter, &name, &mut dirty).unwrap_err();
+        let refusal = catalog.check_bind(&filter, &name).unwrap_err();
         assert_eq!(refusal.code, Code::UnknownGroup);
         assert_eq!(
             refusal.text,
@@ -507,15 +609,21 @@ mod tests {
     fn a_filter_goes_on_covering_the_groups_that_it_was_bound_to_before() {
         let (mut catalog, mut dirty) = catalog();
         let filter = Filter::new("orders.>").unwrap();
-        let (orders, default) =
-            (GroupName::new("orders").unwrap(), GroupName::new(DEFAULT_GROUP).unwrap());
+        let orders = GroupName::new("orders").unwrap();
         let seen = |c: &Catalog| c.groups_for_filter(&filter).into_iter().collect::<Vec<_>>();
         assert_eq!(seen(&catalog), [GroupId(0)], "the ring");
-        catalog.bind(&filter, &orders, &mut dirty).unwrap();
+        let to = catalog.check_bind(&filter, &orders).unwrap();
+        catalog.expect_binding(&filter, to, &mut dirty);
+        assert_eq!(catalog.bound_to(&filter), None, "not yet");
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
-        assert_eq!(catalog.bind(&filter, &default, &mut dirty).unwrap(), Some(orders.clone()));
+        let now = |c: &Catalog| c.groups_now(&filter).into_iter().collect::<Vec<_>>();
+        assert_eq!(now(&catalog), [GroupId(0)], "not yet");
         assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
-        catalog.delete_group(&orders, &mut dirty).unwrap();
+        catalog.bind(&filter, to, &mut dirty);
+        assert_eq!(now(&catalog), [GroupId(1)], "nothing goes to the ring any more");
+        catalog.bind(&filter, GroupId(0), &mut dirty);
+        assert_eq!(seen(&catalog), [GroupId(0), GroupId(1)]);
+        catalog.delete_group(&orders, |_| false, &mut dirty).unwrap();
         assert_eq!(seen(&catalog), [GroupId(0)], "what is deleted is not read");
     }
 }

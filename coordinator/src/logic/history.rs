@@ -93,6 +93,13 @@ impl History {
         let by_ring = self.routers.iter().flat_map(|router| router.groups_for_filter(filter));
         overlapping.map(|past| past.group).chain(by_ring).collect()
     }
+
+    /// The ring groups that may hold messages that the filter wants, while these are the ring.
+    #[must_use]
+    pub fn ring_groups(&self, ring: &[(GroupId, u32)], filter: &Filter) -> BTreeSet<GroupId> {
+        let now = self.rings.iter().zip(&self.routers).find(|(past, _)| past.groups == ring);
+        now.map(|(_, router)| router.groups_for_filter(filter)).unwrap_or_default()
+    }
 }
 
 /// A router that knows nothing but this ring; it decides exactly as the real one did.
@@ -109,5 +116,5 @@ fn compile(ring: &PastRing) -> Result<Router, Refusal> {
     };
     let groups = ring.groups.iter().map(route).collect::<Result<_, Refusal>>()?;
     let version = RoutingVersion(0);
-    Router::new(Routing { version, groups, bindings: Vec::new(), workers: Vec::new() })
+    Router::new(Routing { version, groups, ..Routing::default() })
 }

@@ -13,4 +13,6 @@ pub mod rights;
 pub mod rows;
 pub mod sessions;
 pub mod similar;
+pub mod slots;
+pub mod split;
 pub mod timing;

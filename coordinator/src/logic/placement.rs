@@ -5,18 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringway_proto::control::{HeldCopy, HeldQueue, Register};
+use ringway_proto::control::{HeldCopy, HeldQueue, Register, is_close};
 use ringway_proto::{Attempt, Code, Epoch, Offset, QueueId, Refusal, Time, Uuid, WorkerId};
 
 use super::catalog::Catalog;
 use super::rows::{MoveReason, MoveStep, Moving, QueueRow, WorkerRow};
-
-/// A copy with no more than this many messages left is close to its original, ...
-const CLOSE_MESSAGES: u64 = 256;
-/// ... unless they have more than this many bytes, ...
-const CLOSE_LARGE_BYTES: u64 = 8 << 20;
-/// ... and one with no more than this many bytes left is close in any case.
-const CLOSE_BYTES: u64 = 256 << 10;
 
 /// A queue: what is stored of it, and what its workers said since the coordinator started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +23,8 @@ pub struct Queue {
     sealed: Option<Offset>,
     /// Since when the present move is under way.
     pub moving_since: Option<Time>,
+    /// Since when the copy that is awaited has not grown.
+    pub copying_since: Option<Time>,
     /// Since when the old primary is to be sealed.
     pub sealing_since: Option<Time>,
     /// When the old primary last said that it cannot be sealed yet.
@@ -61,9 +56,7 @@ impl Copied {
     pub fn is_close(&self) -> bool {
         let messages = self.end.0.saturating_sub(self.copied.0);
         let bytes = self.total_bytes.saturating_sub(self.copied_bytes);
-        messages == 0
-            || bytes <= CLOSE_BYTES
-            || messages <= CLOSE_MESSAGES && bytes <= CLOSE_LARGE_BYTES
+        is_close(messages, bytes)
     }
 
     /// How long the rest takes at the rate so far, in seconds, if there is a rate.
@@ -112,6 +105,7 @@ impl Queue {
             copy: None,
             sealed: None,
             moving_since: None,
+            copying_since: None,
             sealing_since: None,
             declined_at: None,
             came_from: None,
@@ -180,8 +174,28 @@ impl Queue {
     pub fn set_step(&mut self, now: Time, step: MoveStep) {
         if let Some(moving) = &mut self.row.moving {
             moving.step = step;
+            self.copying_since = (step == MoveStep::Copying).then_some(now);
             self.sealing_since = (step == MoveStep::Sealing).then_some(now);
         }
+    }
+
+    /// How far the copy is, as its worker says.
+    pub fn note_copied(&mut self, said: Copied) {
+        let before = self.copy.unwrap_or_default();
+        if said.copied > before.copied && self.copying_since.is_some() {
+            self.copying_since = Some(said.at);
+        }
+        let first = before.first.filter(|(bytes, _)| *bytes <= said.copied_bytes);
+        let first = first.or(Some((said.copied_bytes, said.at)));
+        self.copy = Some(Copied { first, ..said });
+    }
+
+    /// Since when a copy has not grown that lacks too much for the queue to be sealed. One that is
+    /// close grows no more than its original.
+    #[must_use]
+    pub fn stalled_since(&self) -> Option<Time> {
+        let is_close = self.copy.is_some_and(|copy| copy.is_close());
+        self.copying_since.filter(|_| !is_close)
     }
 
     /// Gives the move up, by raising the attempt. Returns it, if there was one; then what is
@@ -197,6 +211,7 @@ impl Queue {
         self.copy = None;
         self.sealed = None;
         self.moving_since = None;
+        self.copying_since = None;
         self.sealing_since = None;
         self.declined_at = None;
     }
@@ -504,9 +519,9 @@ mod tests {
         for (messages, bytes, close) in [
             (0, 1 << 30, true),
             (9_999, 1 << 18, true),
-            (256, 8 << 20, true),
+            (256, 1 << 20, true),
             (257, (1 << 18) + 1, false),
-            (10, (8 << 20) + 1, false),
+            (10, (1 << 20) + 1, false),
         ] {
             let copied = Copied {
                 copied: Offset(5),

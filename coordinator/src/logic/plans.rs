@@ -15,6 +15,7 @@ use ringway_proto::{MemberId, QueueId, RightId, SubscriptionId, SubscriptionName
 use super::plan::{
     Item, Node, PLANNER_VERSION, Pin, Plan, Preferences, plan, queue_point, right_point,
 };
+use super::split::cell_of;
 
 /// How many plans are kept.
 pub const MAX_KEPT: usize = 10_000;
@@ -32,6 +33,9 @@ pub enum PlanOf {
         id: SubscriptionId,
         /// Its name.
         name: SubscriptionName,
+        /// How finely its queues were cut: an item is a cell ([`super::split::numbered`]).
+        #[serde(default)]
+        depth: u32,
     },
 }
 
@@ -39,7 +43,18 @@ impl PlanOf {
     fn point(&self, queue: QueueId) -> u64 {
         match self {
             Self::Queues => queue_point(queue),
-            Self::Rights { id, .. } => right_point(&RightId::whole(*id, queue)),
+            Self::Rights { id, depth, .. } => {
+                let (queue, lanes) = cell_of(queue, *depth);
+                right_point(&RightId::whole(*id, queue).with(lanes))
+            }
+        }
+    }
+
+    /// The queue that an item is, or is cut from.
+    fn queue(&self, item: QueueId) -> QueueId {
+        match self {
+            Self::Queues => item,
+            Self::Rights { depth, .. } => cell_of(item, *depth).0,
         }
     }
 
@@ -182,10 +197,14 @@ impl PlanRow {
 
     /// The move of this queue, or of the right to it, if the plan has one to this owner.
     fn move_of(&self, queue: QueueId, owner: &str) -> Option<LastMove> {
-        let place = self.queues().position(|q| q == queue)?;
-        let step = self.steps.iter().find(|step| step.item as usize == place)?;
-        let to = self.names.get(step.to as usize).filter(|to| *to == owner)?;
-        let had = (*self.owners.get(place)? as usize).checked_sub(1);
+        let items: Vec<QueueId> = self.queues().map(|item| self.of.queue(item)).collect();
+        let is_it = |step: &&StepRow| {
+            let to = self.names.get(step.to as usize).is_some_and(|to| to == owner);
+            to && items.get(step.item as usize) == Some(&queue)
+        };
+        let step = self.steps.iter().find(is_it)?;
+        let to = self.names.get(step.to as usize)?;
+        let had = (*self.owners.get(step.item as usize)? as usize).checked_sub(1);
         Some(LastMove {
             plan: self.number,
             from: had.and_then(|had| self.names.get(had)).cloned(),

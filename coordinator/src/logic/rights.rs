@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use ringway_proto::control::RightEpoch;
-use ringway_proto::{Epoch, Holder, MemberId, Time};
+use ringway_proto::control::{GrantedRight, RightEpoch};
+use ringway_proto::{Epoch, Holder, Lanes, MemberId, Time};
 
-use super::rows::{MoveReason, Phase, RightRow};
+use super::rows::{Cut, Merging, MoveReason, Phase, Piece, RightRow};
 use super::timing::Timing;
 
 /// A right: what is stored of it, and the clocks that begin anew after a restart.
@@ -20,6 +20,8 @@ pub struct Right {
     /// When this hand-over began, and when its raise was first sent.
     revoked_at: Option<Time>,
     raised_at: Option<Time>,
+    /// Since when its holder is to give some of its lanes up.
+    narrowing: Option<Time>,
 }
 
 /// What has to be said after a right took a step.
@@ -53,8 +55,115 @@ impl Right {
             deadline: revoking.then(|| now + timing.drain),
             revoked_at: revoking.then_some(now),
             raised_at: None,
+            narrowing: None,
             row,
         }
+    }
+
+    /// Whether a split of it was decided and is not done.
+    #[must_use]
+    pub fn is_to_be_cut(&self) -> bool {
+        self.row.cut.as_ref().is_some_and(|cut| cut.of.is_none())
+    }
+
+    /// Whether the primary has not confirmed a split of it: until then it takes no step.
+    #[must_use]
+    pub fn is_being_cut(&self) -> bool {
+        self.row.cut.as_ref().is_some_and(|cut| cut.of.is_some())
+    }
+
+    /// Whether a split or merge of it is not over: then there is no other.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.row.cut.is_some() || !self.row.parts.is_empty()
+    }
+
+    /// Decides a split.
+    pub fn set_cut(&mut self, keep: Lanes, pieces: Vec<Piece>) {
+        self.row.cut = Some(Cut { keep, pieces, of: None });
+    }
+
+    /// The pieces of a split that is decided and not done.
+    pub fn pieces_mut(&mut self) -> &mut [Piece] {
+        match &mut self.row.cut {
+            Some(Cut { of: None, pieces, .. }) => pieces,
+            _ => &mut [],
+        }
+    }
+
+    /// Decides a merge, or against one.
+    pub fn set_merging(&mut self, merging: Option<Merging>) {
+        self.row.merging = merging;
+    }
+
+    /// The lanes that its holder is to keep, while it gives up the others.
+    #[must_use]
+    pub fn narrowing_to(&self) -> Option<Lanes> {
+        self.narrowing?;
+        self.row.cut.as_ref().map(|cut| cut.keep)
+    }
+
+    /// For how long its holder has been giving lanes up.
+    #[must_use]
+    pub fn narrowing_for(&self, now: Time) -> Option<Duration> {
+        self.narrowing.map(|since| now.since(since))
+    }
+
+    /// The holder is to give up what is cut off. False if it was told already.
+    pub fn begin_narrow(&mut self, now: Time, timing: &Timing) -> bool {
+        if self.narrowing.is_some() {
+            return false;
+        }
+        self.narrowing = Some(now);
+        self.deadline = Some(now + timing.drain);
+        true
+    }
+
+    /// The primary confirmed the split.
+    pub fn cut_is_done(&mut self) {
+        self.row.cut = None;
+    }
+
+    /// Does the split that was decided: what stays, and the other parts, each on its way to the
+    /// holder that `to` names.
+    pub fn split(mut self, now: Time, to: impl Fn(&MemberId) -> Option<Holder>) -> Vec<Self> {
+        let Some(cut) = &mut self.row.cut else { return vec![self] };
+        cut.of = Some(self.row.id.lanes);
+        let (keep, pieces) = (cut.keep, cut.pieces.clone());
+        let since = self.narrowing.take();
+        (self.revoked_at, self.deadline) = (None, None);
+        let mut parts = Vec::new();
+        for piece in pieces {
+            let row = RightRow { last: self.row.last.clone(), ..self.row.clone() };
+            let row = RightRow { id: row.id.with(piece.lanes), cut: None, merging: None, ..row };
+            let mut part = Self { row, revoked_at: since, ..self.clone() };
+            let holder = piece.target.as_ref().and_then(&to);
+            part.set_target(piece.target, piece.reason);
+            part.raise(now, holder);
+            parts.push(part);
+        }
+        self.row.id.lanes = keep;
+        parts.push(self);
+        parts
+    }
+
+    /// The right that these parts, which are free, become, on its way to `to`.
+    #[must_use]
+    pub fn merged(now: Time, parts: &[Self], into: &Merging, to: Option<Holder>) -> Option<Self> {
+        let first = parts.first()?;
+        let epoch = parts.iter().map(|part| part.row.epoch).max()?;
+        let of = |part: &Self| GrantedRight { right: part.row.id, epoch: part.row.epoch };
+        let row = RightRow {
+            epoch,
+            target: into.to.clone(),
+            started: parts.iter().all(|part| part.row.started),
+            parts: parts.iter().map(of).collect(),
+            ..RightRow::new(first.row.id.with(into.lanes), first.row.start)
+        };
+        let deadline = None;
+        let mut right = Self { row, deadline, revoked_at: None, raised_at: None, narrowing: None };
+        right.raise(now, to);
+        Some(right)
     }
 
     /// What is stored of it.
@@ -157,8 +266,10 @@ impl Right {
 
     /// The member still works on what it holds: its time begins anew, within the bound.
     pub fn still_draining(&mut self, now: Time, timing: &Timing, member: &MemberId, epoch: Epoch) {
-        if self.revoking(member, epoch).is_some() {
-            let limit = self.revoked_at.unwrap_or(now) + timing.drain_max;
+        let since = self.narrowing.or(self.revoked_at);
+        let narrows = self.narrowing.is_some() && self.is_held_by(member, epoch);
+        if narrows || self.revoking(member, epoch).is_some() {
+            let limit = since.unwrap_or(now) + timing.drain_max;
             self.deadline = Some((now + timing.drain).min(limit));
         }
     }
@@ -190,6 +301,7 @@ impl Right {
             return None;
         }
         let holder = to.clone();
+        self.row.parts.clear();
         let raise = now.since(self.raised_at.take().unwrap_or(now));
         let total = self.revoked_at.take().map(|from| now.since(from));
         let mut moved = None;
@@ -206,6 +318,12 @@ impl Right {
         Some(Confirmed { holder, moved, raise, total })
     }
 
+    /// Whether this member holds it under this epoch.
+    #[must_use]
+    pub fn is_held_by(&self, member: &MemberId, epoch: Epoch) -> bool {
+        self.row.epoch == epoch && self.holder().is_some_and(|holder| holder.member == *member)
+    }
+
     fn revoking(&self, member: &MemberId, epoch: Epoch) -> Option<()> {
         match &self.row.phase {
             Phase::Revoking(h) if h.member == *member && self.row.epoch == epoch => Some(()),
@@ -216,7 +334,7 @@ impl Right {
     fn raise(&mut self, now: Time, to: Option<Holder>) -> Step {
         self.row.epoch = self.row.epoch.next();
         self.row.phase = Phase::Raising { to };
-        self.deadline = None;
+        (self.deadline, self.narrowing) = (None, None);
         self.raised_at = Some(now);
         Step::Raise
     }
@@ -241,14 +359,11 @@ mod tests {
             _ => None,
         };
         let row = RightRow {
-            id,
             epoch: Epoch(epoch),
             phase,
-            target: None,
             last,
-            reason: None,
-            start: Start::Start,
             started: true,
+            ..RightRow::new(id, Start::Start)
         };
         Right::new(row, Time(0), &Timing::default())
     }

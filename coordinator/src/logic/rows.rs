@@ -2,12 +2,16 @@
 //! restarted coordinator needs is here and nothing else is: deadlines, connections and liveness
 //! begin anew. It does not know how a row becomes bytes.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use ringway_proto::control::{Start, SubscriptionSetup};
+use ringway_proto::control::{GrantedRight, Start, SubscriptionSetup};
+use ringway_proto::routing::SlotRange;
+use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
-    Attempt, Epoch, Filter, GroupId, GroupName, Holder, Incarnation, MemberId, QueueId, RightId,
-    RoutingVersion, SubscriptionId, Uuid, WorkerId,
+    Attempt, Epoch, Filter, GroupId, GroupName, Holder, Incarnation, Lanes, MemberId, MoveNumber,
+    QueueId, RightId, RoutingVersion, SubscriptionId, Uuid, WorkerId,
 };
 
 pub use super::plans::PlanRow;
@@ -31,6 +35,9 @@ pub struct Meta {
     pub moves: u64,
     /// The least moves that the same changes could have needed.
     pub lower_bound: u64,
+    /// The number of the last move of slots or classes that was wished for.
+    #[serde(default)]
+    pub last_move: MoveNumber,
 }
 
 /// A queue group.
@@ -46,6 +53,59 @@ pub struct GroupRow {
     pub ring_weight: Option<u32>,
     /// The largest body, in bytes.
     pub max_body_bytes: u32,
+    /// Its slot table; empty while it has the one that a group of its size begins with.
+    #[serde(default)]
+    pub slots: Vec<SlotRange>,
+    /// It is to be on the ring, and the move that puts it there has not taken effect.
+    #[serde(default)]
+    pub off_ring: bool,
+}
+
+/// A change of where keys or classes go, as it was wished for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SlotChange {
+    /// A group spreads its slots over all queues that it has now.
+    Grow {
+        /// The group.
+        group: GroupId,
+    },
+    /// Classes that match go to a group.
+    Bind {
+        /// Which classes.
+        filter: Filter,
+        /// Where to.
+        group: GroupId,
+    },
+    /// A group gets its place on the class ring.
+    Ring {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+/// A move of slots or classes. Moves are carried out one after the other: sealed at every queue
+/// that gives or gets something, then in effect.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotMoveRow {
+    /// Which move.
+    pub number: MoveNumber,
+    /// What was wished for.
+    pub change: SlotChange,
+    /// What that means, from when its turn has come, with the ends that are known.
+    pub moved: Option<SlotMove>,
+    /// The queues that are sealed for it.
+    pub sealed: BTreeSet<QueueId>,
+    /// Whether it is in effect.
+    pub published: bool,
+}
+
+/// The fences that a subscription has passed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PassedRow {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// What it has passed.
+    pub passed: Vec<Fence>,
 }
 
 /// A binding that holds, or one that held once.
@@ -243,6 +303,38 @@ pub enum Phase {
     Revoking(Holder),
 }
 
+/// A split of a right: first decided; its holder gives the other parts up, if there is one; then
+/// done here, until the primary confirmed it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    /// What stays under its epoch.
+    pub keep: Lanes,
+    /// The other parts, in the order of lanes.
+    pub pieces: Vec<Piece>,
+    /// Once it is done: what the right was before.
+    pub of: Option<Lanes>,
+}
+
+/// A part of a right that goes to somebody else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Piece {
+    /// Which lanes.
+    pub lanes: Lanes,
+    /// To whom the plan gives it.
+    pub target: Option<MemberId>,
+    /// Why it moves there.
+    pub reason: Option<MoveReason>,
+}
+
+/// A merge that was decided. It happens when nobody holds any of its parts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Merging {
+    /// What the parts become.
+    pub lanes: Lanes,
+    /// To whom the plan gives that.
+    pub to: Option<MemberId>,
+}
+
 /// A consume right.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RightRow {
@@ -262,6 +354,35 @@ pub struct RightRow {
     pub start: Start,
     /// Whether the primary confirmed that beginning.
     pub started: bool,
+    /// How it is being split.
+    #[serde(default)]
+    pub cut: Option<Cut>,
+    /// What it is to be merged into.
+    #[serde(default)]
+    pub merging: Option<Merging>,
+    /// What it was merged from, until its primary confirmed that.
+    #[serde(default)]
+    pub parts: Vec<GrantedRight>,
+}
+
+impl RightRow {
+    /// A right that nobody ever held.
+    #[must_use]
+    pub fn new(id: RightId, start: Start) -> Self {
+        Self {
+            id,
+            epoch: Epoch(0),
+            phase: Phase::Free,
+            target: None,
+            last: None,
+            reason: None,
+            start,
+            started: false,
+            cut: None,
+            merging: None,
+            parts: Vec::new(),
+        }
+    }
 }
 
 /// One row of the store.
@@ -291,6 +412,10 @@ pub enum Row {
     Right(RightRow),
     /// A plan that was made.
     Plan(PlanRow),
+    /// A move of slots or classes.
+    SlotMove(Box<SlotMoveRow>),
+    /// What a subscription has passed.
+    Passed(PassedRow),
 }
 
 /// What names a row.
@@ -320,6 +445,10 @@ pub enum Key {
     Right(RightId),
     /// A plan that was made.
     Plan(u64),
+    /// A move of slots or classes.
+    SlotMove(MoveNumber),
+    /// What a subscription has passed.
+    Passed(SubscriptionId),
 }
 
 impl Row {
@@ -339,6 +468,8 @@ impl Row {
             Self::Member(row) => Key::Member(row.subscription, row.member.clone()),
             Self::Right(row) => Key::Right(row.id),
             Self::Plan(row) => Key::Plan(row.number),
+            Self::SlotMove(row) => Key::SlotMove(row.number),
+            Self::Passed(row) => Key::Passed(row.subscription),
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct Timing {
     pub repeat: Duration,
     /// How long a copy waits for a worker whose session has lapsed before its move is given up.
     pub move_patience: Duration,
+    /// How long a copy between two workers that live may go without growing before its move is
+    /// given up and planned anew.
+    pub copy_patience: Duration,
     /// How long a queue may be sealed before its move is given up: publishes to it wait.
     pub seal_patience: Duration,
 }
@@ -38,6 +41,7 @@ impl Default for Timing {
             reconnect_allowance: Duration::from_secs(3),
             repeat: Duration::from_secs(2),
             move_patience: Duration::from_secs(10),
+            copy_patience: Duration::from_secs(60),
             seal_patience: Duration::from_secs(10),
         }
     }

@@ -125,6 +125,8 @@ fn key_bytes(key: &Key) -> Vec<u8> {
             with(9, &[&subscription.0.to_be_bytes(), member.as_str().as_bytes()])
         }
         Key::Plan(number) => with(11, &[&number.to_be_bytes()]),
+        Key::SlotMove(number) => with(12, &[&number.0.to_be_bytes()]),
+        Key::Passed(id) => with(13, &[&id.0.to_be_bytes()]),
         Key::Right(id) => with(
             10,
             &[

@@ -53,9 +53,14 @@ const MAX_INCOMING: usize = 4096;
 const INCOMING_BUFFER: u64 = 16 << 20;
 /// Authenticated peers that nobody has accepted yet; more wait.
 const MAX_WAITING_PEERS: usize = 64;
-/// How long a shutdown waits for the other sides to hear of it. Most have after a few round trips;
-/// one that is gone would be waited for in vain.
-const SHUTDOWN_WAIT: Duration = Duration::from_millis(250);
+/// How long a shutdown waits at most so that the last packet of each connection leaves: this, ...
+const SHUTDOWN_WAIT: Duration = Duration::from_millis(10);
+/// ... this for each connection, ...
+const SHUTDOWN_EACH: Duration = Duration::from_micros(50);
+/// ... and no more than this. QUIC itself would keep a closed connection for three probe
+/// time-outs, 80 ms and more, to answer what still comes; whoever missed the packet misses the
+/// heartbeats too.
+const SHUTDOWN_MOST: Duration = Duration::from_millis(250);
 
 /// A bound address that gives out authenticated connections. Dropping it closes them all.
 pub struct Listener {
@@ -119,11 +124,12 @@ impl Listener {
     }
 
     /// Lets nobody in any more, closes every connection with `reason`, and waits a
-    /// moment until the other sides have heard of it.
+    /// moment until the other sides have been told.
     pub async fn shutdown(&self, reason: &str) {
         self.door.abort();
         self.endpoint.close(VarInt::from_u32(0), reason.as_bytes());
-        let _ = timeout(SHUTDOWN_WAIT, self.endpoint.wait_idle()).await;
+        let wait = shutdown_wait(self.connections());
+        let _ = timeout(wait, self.endpoint.wait_idle()).await;
     }
 }
 
@@ -132,6 +138,11 @@ impl Drop for Listener {
         self.door.abort();
         self.endpoint.close(VarInt::from_u32(0), b"the server stopped listening");
     }
+}
+
+fn shutdown_wait(connections: usize) -> Duration {
+    let each = SHUTDOWN_EACH.saturating_mul(u32::try_from(connections).unwrap_or(u32::MAX));
+    SHUTDOWN_WAIT.saturating_add(each).min(SHUTDOWN_MOST)
 }
 
 /// What to do with a newcomer.
@@ -257,6 +268,13 @@ mod tests {
             (0, 10, true, Admission::Refuse),
         ] {
             assert_eq!(admission(&limits, handshakes, open, validated), expected);
+        }
+    }
+
+    #[test]
+    fn a_shutdown_takes_milliseconds_and_is_never_held_up() {
+        for (connections, ms) in [(0, 10), (100, 15), (1000, 60), (4800, 250), (usize::MAX, 250)] {
+            assert_eq!(shutdown_wait(connections), Duration::from_millis(ms));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A cluster that is played by hand: the shipped logic of all roles, and letters between them that
 //! arrive when the schedule says so. It owns the time, the letters, the coordinator and the record
-//! of what happens; `workers` and `members` carry out what the logic of those roles decides.
+//! of what happens; `workers`, `members` and `producers` carry out what the logic of those roles
+//! decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
 use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, OpenRight, RightOpened, ToClient, ToWorker};
-use ringway_proto::data::{AckConfirmed, Deliver, Window};
+use ringway_proto::data::{AckConfirmed, Append, AppendAnswer, Deliver, Window};
 use ringway_proto::routing::Routing;
 use ringway_proto::{Code, Epoch, Holder, Incarnation, QueueId, RightId, Time};
 use ringway_tests::sim::history::{Entry, History, What};
@@ -19,6 +20,7 @@ use ringway_worker::logic::delivery::Frame;
 
 use super::Repair;
 use super::members::Member;
+use super::producers::Producer;
 use super::workers::Worker;
 
 /// A process, by its name.
@@ -40,6 +42,8 @@ pub enum Mail {
     Deliver(StreamId, Deliver),
     Confirmed(StreamId, AckConfirmed),
     Closed(StreamId, Option<Code>),
+    Append(Append),
+    Appended(AppendAnswer),
 }
 
 /// A letter on its way.
@@ -54,9 +58,10 @@ pub struct Letter {
 
 pub struct Cluster {
     pub now: Time,
-    pub without: Option<Repair>,
+    without: Vec<Repair>,
     pub workers: BTreeMap<Name, Worker>,
     pub members: BTreeMap<Name, Member>,
+    pub producers: BTreeMap<Name, Producer>,
     pub streams: StreamId,
     machine: Machine,
     conns: BTreeMap<Name, u64>,
@@ -68,19 +73,27 @@ pub struct Cluster {
     /// Who does not hear the answers to its questions.
     pub deaf: BTreeSet<Name>,
     history: History,
-    routing: Option<Arc<Routing>>,
+    pub(super) routing: Option<Arc<Routing>>,
     /// Every letter that arrived.
     seen: Vec<Letter>,
 }
 
 impl Cluster {
-    pub fn new(without: Option<Repair>) -> Self {
-        let setup = Setup { id: "c1".to_owned(), timing: Timing::default(), epoch_ms: 0, seed: 7 };
+    pub fn new(without: impl IntoIterator<Item = Repair>) -> Self {
+        let setup = Setup {
+            id: "c1".to_owned(),
+            timing: Timing::default(),
+            epoch_ms: 0,
+            seed: 7,
+            // These schedules are about whole rights.
+            ranges_per_queue: 1,
+        };
         Self {
             now: Time(0),
-            without,
+            without: without.into_iter().collect(),
             workers: BTreeMap::new(),
             members: BTreeMap::new(),
+            producers: BTreeMap::new(),
             streams: 0,
             machine: Machine::new(setup, Vec::new(), Time(0)).unwrap(),
             conns: BTreeMap::new(),
@@ -97,7 +110,7 @@ impl Cluster {
     }
 
     pub fn is_out(&self, repair: Repair) -> bool {
-        self.without == Some(repair)
+        self.without.contains(&repair)
     }
 
     pub fn note(&mut self, what: What) {
@@ -211,6 +224,7 @@ impl Cluster {
                 }
             }
             self.wake_workers();
+            self.wake_producers();
             if self.machine.next_wakeup().is_some_and(|at| at <= now) {
                 let mut out = Effects::default();
                 self.machine.wake(now, &mut out);
@@ -226,7 +240,9 @@ impl Cluster {
     }
 
     fn lives(&self, name: Name) -> bool {
-        self.members.contains_key(name) || self.workers.get(name).is_some_and(|w| w.is_up())
+        self.members.contains_key(name)
+            || self.producers.contains_key(name)
+            || self.workers.get(name).is_some_and(|w| w.is_up())
     }
 
     pub fn administer(&mut self, request: AdminRequest) {
@@ -291,7 +307,12 @@ impl Cluster {
                 self.coordinate(Input::FromClient { conn, message });
             }
             Mail::ToWorker(order) => self.order(to, order),
+            Mail::ToClient(message) if self.producers.contains_key(to) => {
+                self.producer_told(to, message);
+            }
             Mail::ToClient(message) => self.told(to, message),
+            Mail::Append(append) => self.take_append(from, to, append),
+            Mail::Appended(answer) => self.appended(to, answer),
             Mail::Open(stream, request) => self.open(from, to, stream, &request),
             Mail::Say(stream, frame) => self.say(to, stream, frame),
             mail => self.read(to, mail),
@@ -344,9 +365,13 @@ impl Cluster {
                 self.settle_all(name);
             }
         }
-        let unheard = self.unheard();
-        for what in self.logs().into_iter().chain(unheard) {
+        for what in self.logs() {
             self.note(what);
+        }
+        self.note_unanswered();
+        let moves = self.machine.open_slot_moves();
+        if moves > 0 {
+            self.note(What::Unhealed(format!("{moves} moves of slots are not done")));
         }
         self.history
     }

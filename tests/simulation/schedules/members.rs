@@ -11,6 +11,7 @@ use ringway_proto::batch::{parse_classes, parse_record};
 use ringway_proto::control::{FromClient, Join, Joined, OpenRight, Order, Start, ToClient};
 use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges, Window};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::Router;
 use ringway_proto::{
     Epoch, Filter, Holder, Incarnation, MemberId, Offset, OpenNumber, RightId, RoutingVersion,
@@ -51,20 +52,31 @@ impl Member {
         let Join { member, incarnation, .. } = self.seat.join();
         Holder { member: member.clone(), incarnation: *incarnation }
     }
-}
 
-impl Member {
-    /// The open of one of its streams.
-    pub fn open_of(&self, stream: StreamId) -> OpenNumber {
-        self.streams[&stream].open
+    /// Without its repair: what comes on an older stream of a right counts for the newest.
+    fn take_for_newest(&self, mail: &mut Mail) {
+        let (stream, open) = match mail {
+            Mail::Opened(stream, opened) => (stream, &mut opened.open),
+            Mail::Confirmed(stream, confirmed) => (stream, &mut confirmed.open),
+            Mail::Deliver(stream, deliver) => (stream, &mut deliver.open),
+            _ => return,
+        };
+        let right = self.streams[stream].right;
+        let newest = self.streams.values().rev().find(|stream| stream.right == right);
+        *open = newest.map_or(*open, |newest| newest.open);
     }
 }
 
 impl Cluster {
     /// A process of a member joins.
     pub fn join(&mut self, name: Name, member: &str, incarnation: u64) {
+        self.join_as(name, "s", member, incarnation);
+    }
+
+    /// A process of a member joins this subscription.
+    pub fn join_as(&mut self, name: Name, subscription: &str, member: &str, incarnation: u64) {
         let join = Join {
-            name: SubscriptionName::new("s").unwrap(),
+            name: SubscriptionName::new(subscription).unwrap(),
             filter: Filter::new(">").unwrap(),
             order: Some(Order::Key),
             start: Start::Start,
@@ -112,7 +124,8 @@ impl Cluster {
         let member = self.members.get_mut(name).unwrap();
         let mut granted = Vec::new();
         match message {
-            ToClient::Routing(_) => {}
+            // No right is split here.
+            ToClient::Routing(_) | ToClient::Narrow { .. } | ToClient::Narrowed { .. } => {}
             ToClient::Joined(mut joined) => {
                 if blind {
                     joined.incarnation = holder.incarnation;
@@ -184,7 +197,7 @@ impl Cluster {
     fn act(&mut self, name: Name, action: Action) {
         match action {
             Action::Tell(message) => self.send(name, C, Mail::FromClient(message)),
-            Action::Open(request) => self.request(name, request),
+            Action::Open(_, request) => self.request(name, request),
             Action::Send(right, frames) => {
                 let Some(stream) = self.member(name).newest.get(&right).copied() else { return };
                 let worker = self.member(name).streams[&stream].worker;
@@ -233,10 +246,13 @@ impl Cluster {
     }
 
     /// Something arrives on a delivery stream.
-    pub fn read(&mut self, name: Name, mail: Mail) {
+    pub fn read(&mut self, name: Name, mut mail: Mail) {
         let (now, unnumbered) = (self.now, self.is_out(Repair::OpensAreNumbered));
         let leaks = self.is_out(Repair::NothingAfterTheRevoke);
         let member = self.members.get_mut(name).unwrap();
+        if unnumbered {
+            member.take_for_newest(&mut mail);
+        }
         match mail {
             Mail::Opened(stream, opened) => {
                 member.seat.opened(&member.streams[&stream].right, opened.open);
@@ -255,11 +271,8 @@ impl Cluster {
                 }
                 member.seat.closed(now, &right, open, epoch, code);
             }
-            Mail::Deliver(stream, mut deliver) => {
+            Mail::Deliver(stream, deliver) => {
                 let Stream { right, epoch, .. } = member.streams[&stream];
-                if unnumbered && let Some(newest) = member.newest.get(&right) {
-                    deliver.open = member.streams[newest].open;
-                }
                 if leaks && member.revoked.contains(&(right, epoch)) {
                     return self.leak(name, stream, &deliver);
                 }
@@ -277,8 +290,11 @@ impl Cluster {
         let classes = parse_classes(&deliver.class_table, usize::from(deliver.classes)).unwrap();
         for (entry, record) in deliver.entries.iter().zip(&deliver.records) {
             let offset = Offset(deliver.base_offset.0 + u64::from(entry.index));
-            let value = Value::of(&parse_record(record, &classes).unwrap().0.body);
-            self.note(What::HandedOut { right, epoch, holder: holder.clone(), offset, value });
+            let message = parse_record(record, &classes).unwrap().0;
+            let value = Value::of(&message.body);
+            let lane = lane_of_message(message.key.as_deref(), offset);
+            let holder = holder.clone();
+            self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
             let ranges = vec![OffsetRange::one(offset)];
             let acks = Ranges { open, number: 1_000_000, ranges };
             self.send(name, worker, Mail::Say(stream, Frame::Ack(acks)));
@@ -293,7 +309,8 @@ impl Cluster {
         member.in_hand.push(hold);
         let Hold { right, epoch, offset, .. } = hold;
         let (holder, value) = (member.holder(), Value::of(&message.body));
-        self.note(What::HandedOut { right, epoch, holder, offset, value });
+        let lane = lane_of_message(message.key.as_deref(), offset);
+        self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
         self.turn(name);
         self.run();
         Some(offset.0)

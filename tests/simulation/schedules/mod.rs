@@ -3,10 +3,13 @@
 //! around the logic and never in it, the same steps break a promise. The promises are judged by
 //! the checks of the simulation.
 
+mod appends;
 mod cluster;
 mod copies;
+mod grow;
 mod members;
 mod moves;
+mod producers;
 mod rights;
 mod workers;
 
@@ -21,8 +24,10 @@ pub enum Repair {
     NewProcessIsNewHolder,
     /// A member repeats the acks that were not confirmed (1b).
     AcksAreRepeated,
-    /// Every open carries a number that grows; what belongs to an older one is ignored (1c).
+    /// Every open carries a number that grows; what is said on an older stream is ignored (1c).
     OpensAreNumbered,
+    /// A worker ignores an open that is not newer (1c).
+    OnlyNewerOpens,
     /// Drained is said only when all acks are confirmed (1d).
     DrainedAfterAcks,
     /// Only the member says that it drained (1e).
@@ -39,6 +44,30 @@ pub enum Repair {
     RemovalsAreRemembered,
     /// Only what is synced is copied (2e).
     OnlySyncedIsCopied,
+    /// Later messages of a slot wait until the earlier ones are answered elsewhere (3a).
+    SlotsWaitForAnswers,
+    /// A worker refuses a session of a producer that is lower than the highest it has seen (3b).
+    SessionsGoUp,
+    /// A producer ignores answers to older sessions (3b).
+    OldAnswersAreIgnored,
+    /// Publishes to sealed slots wait until the seal is durable and its table known (3c).
+    SealedSlotsWait,
+    /// What is asked under a newer table is answered `NotYet`, which frees nothing (3c).
+    NotYetFreesNothing,
+    /// Whether a slot is here is looked at last (3d).
+    SlotsComeLast,
+    /// A refusal waits until everything before it is answered (3d).
+    RefusalsWaitForTheirTurn,
+    /// A fence is passed only when those before it are (3e).
+    FencesAreAChain,
+    /// Fences bind subscriptions that begin later.
+    FencesBindLaterSubscriptions,
+    /// A batch is sent again only to the queue that it was sent to first.
+    RetriesStay,
+    /// A repeat is recognised before anything else.
+    RepeatsComeFirst,
+    /// A seal of slots is in the journal before it is reported.
+    SlotSealIsJournaled,
     /// An answer counts from when its question was sent (4b).
     AnswersCountFromTheQuestion,
     /// An answer counts only when it does not refuse (4c).
@@ -50,13 +79,23 @@ pub enum Repair {
 /// Plays a schedule as shipped, where nothing may break, and without the repair, where this
 /// promise has to.
 fn check(repair: Repair, promise: &str, play: fn(&mut Cluster)) {
-    assert_eq!(broken(None, play), [""; 0], "as shipped");
-    let broken = broken(Some(repair), play);
-    assert!(broken.iter().any(|b| b.starts_with(promise)), "without {repair:?}: {broken:?}");
+    check_all(&[repair], promise, play);
 }
 
-fn broken(without: Option<Repair>, play: fn(&mut Cluster)) -> Vec<String> {
-    let mut cluster = Cluster::new(without);
+/// The same of repairs that stand in for each other: this promise has to break when all of them
+/// are out, and nothing as long as one of them is in.
+fn check_all(repairs: &[Repair], promise: &str, play: fn(&mut Cluster)) {
+    assert_eq!(broken(&[], play), [""; 0], "as shipped");
+    for kept in repairs.iter().filter(|_| repairs.len() > 1) {
+        let others: Vec<Repair> = repairs.iter().copied().filter(|r| r != kept).collect();
+        assert_eq!(broken(&others, play), [""; 0], "without {others:?} only");
+    }
+    let broken = broken(repairs, play);
+    assert!(broken.iter().any(|b| b.starts_with(promise)), "without {repairs:?}: {broken:?}");
+}
+
+fn broken(without: &[Repair], play: fn(&mut Cluster)) -> Vec<String> {
+    let mut cluster = Cluster::new(without.iter().copied());
     play(&mut cluster);
     let violations = checks::all(&cluster.finish());
     violations.iter().map(ToString::to_string).collect()

@@ -5,7 +5,7 @@ use ringway_proto::QueueId;
 use ringway_proto::control::ToWorker;
 
 use super::cluster::{C, Cluster, Mail};
-use super::{Repair, check};
+use super::{Repair, check, check_all};
 
 /// Long enough for a plan, and for the streams that follow from it.
 const WHILE: u64 = 600;
@@ -95,6 +95,34 @@ fn schedule_1c_a_return_on_an_older_stream() {
         c.pass(WHILE);
         assert_eq!(c.take("a"), Some(0), "it comes again, since the open did not list it");
         c.deliver(late);
+        c.take("a");
+    });
+}
+
+/// A worker that takes a late open sends on its stream, which the member does not hear as long as
+/// it drops what comes there: so it takes both repairs out.
+#[test]
+fn schedule_1c_an_open_that_is_not_newer() {
+    let repairs = [Repair::OnlyNewerOpens, Repair::OpensAreNumbered];
+    check_all(&repairs, "redeliveries", |c| {
+        begin(c);
+        let queue = contested();
+        c.hold("a", "w1");
+        c.cut("a", "w1");
+        c.pass(WHILE);
+        let late = c.cut("a", "w1");
+        assert!(!late.is_empty(), "an open is on its way");
+        c.release("a", "w1");
+        c.pass(WHILE);
+        c.publish("w1", queue, 1, 1);
+        assert_eq!(c.take("a"), Some(0));
+        c.hold("w1", "a");
+        c.deliver(late);
+        // It listed nothing. What is sent for it comes when 0 is acked and that is confirmed.
+        let sent = c.intercept("w1", "a");
+        c.release("w1", "a");
+        c.ack("a", 0);
+        c.deliver(sent);
         c.take("a");
     });
 }

@@ -2,17 +2,18 @@
 //! was synced. Unless the schedule slows its disk down, everything is synced at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use ringway_proto::batch::{Batch, BatchBuilder};
+use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopyState, FromWorker, OpenRight, Register, ToWorker};
 use ringway_proto::data::Deliver;
-use ringway_proto::message::Message;
+use ringway_proto::hash::lane_of_message;
+use ringway_proto::routing::Router;
 use ringway_proto::{
-    Class, Epoch, Holder, Incarnation, Offset, QueueId, RightId, RoutingVersion, Sequence, Session,
-    Uuid, WallTime, WorkerId,
+    Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, RightId, SubscriptionId, Uuid,
+    WallTime, WorkerId,
 };
-use ringway_tests::sim::history::{Told, Value, What};
+use ringway_tests::sim::history::What;
 use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::{Host, Step};
 use ringway_worker::logic::queue::{Append, StoredBatch};
@@ -20,20 +21,13 @@ use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 
 use super::Repair;
+use super::appends::{Waiting, values_of};
 use super::cluster::{C, Cluster, Mail, Name};
 
 #[derive(Clone, Debug)]
 pub(super) enum Written {
     Batch(StoredBatch, Batch),
     Record(QueueId, ControlRecord),
-}
-
-/// A message that waits for its answer.
-#[derive(Clone, Debug)]
-struct Waiting {
-    value: Value,
-    batch: Batch,
-    append: Append,
 }
 
 pub struct Worker {
@@ -47,11 +41,18 @@ pub struct Worker {
     pending: Vec<Action>,
     slow: bool,
     streams: BTreeMap<StreamId, (Name, RightId, Epoch, Holder)>,
-    waiting: BTreeMap<Token, Waiting>,
-    tokens: Token,
+    /// The stream that each right was opened on last.
+    newest: BTreeMap<RightId, StreamId>,
+    /// The open of each stream, as its member numbered it and as the host was told.
+    numbers: BTreeMap<StreamId, (OpenNumber, OpenNumber)>,
+    pub(super) waiting: BTreeMap<Token, Waiting>,
+    pub(super) tokens: Token,
+    /// The newest routing that it was told.
+    pub(super) router: Option<Arc<Router>>,
     /// What copies ask for: the number of the question, whom, and what that said last.
     pub(super) fetches: BTreeMap<QueueId, (u64, String, Option<CopyState>)>,
     looks: Vec<RightId>,
+    opens: u64,
     starts: u64,
 }
 
@@ -119,10 +120,14 @@ impl Cluster {
             pending: Vec::new(),
             slow: false,
             streams: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             tokens: 0,
+            router: None,
             fetches: BTreeMap::new(),
             looks: Vec::new(),
+            opens: 0,
             starts: 1,
         };
         self.workers.insert(name, worker);
@@ -157,11 +162,14 @@ impl Cluster {
         worker.pending.clear();
         worker.slow = false;
         worker.streams.clear();
+        worker.newest.clear();
+        worker.router = None;
         worker.fetches.clear();
         worker.looks.clear();
-        for (_, Waiting { value, .. }) in std::mem::take(&mut worker.waiting) {
-            self.note(What::Published { value, told: Told::Unknown });
+        for (_, waiting) in std::mem::take(&mut worker.waiting) {
+            self.never_answered(&waiting);
         }
+        self.leave_producers(name);
     }
 
     /// It starts again on what its disk has.
@@ -187,6 +195,7 @@ impl Cluster {
         worker.host = Some(host);
         worker.starts += 1;
         self.register(name);
+        self.reach_producers(name);
     }
 
     /// From now on nothing is synced at this worker.
@@ -194,35 +203,10 @@ impl Cluster {
         self.worker(name).slow = true;
     }
 
-    /// A producer that knows this primary publishes a message with a key.
-    pub fn publish(&mut self, name: Name, queue: QueueId, key: u32, number: u32) {
-        let value = Value { producer: key, number };
-        self.note(What::Attempt { value, key: Some(key), class: "a.x" });
-        let mut message = Message::new(Class::new("a.x").unwrap(), Bytes::from(value.body()));
-        message.key = Some(Bytes::from(key.to_string()));
-        let mut builder = BatchBuilder::new();
-        builder.push(&message);
-        let batch = Batch::parse(builder.finish(WallTime(1))).unwrap();
-        let worker = self.worker(name);
-        worker.tokens += 1;
-        let token = worker.tokens;
-        let host = worker.host();
-        let append = Append {
-            token,
-            epoch: host.queue(queue).map_or(Epoch(0), |hosted| hosted.queue.epoch()),
-            routing: RoutingVersion(0),
-            // A new producer for each message: nothing depends on what was published before.
-            producer: Uuid(u128::from(key) << 32 | u128::from(number)),
-            session: Session(1),
-            base_sequence: Sequence(0),
-            count: 1,
-            largest_body_bytes: 8,
-            batch_bytes: batch.bytes().len(),
-        };
-        let mut out = Vec::new();
-        host.append(queue, append.clone(), &mut out);
-        worker.waiting.insert(token, Waiting { value, batch, append });
-        self.carry(name, out);
+    /// What waited for the disk is synced.
+    pub fn quick_disk(&mut self, name: Name) {
+        self.worker(name).slow = false;
+        self.carry(name, Vec::new());
         self.run();
     }
 
@@ -230,9 +214,16 @@ impl Cluster {
     pub fn order(&mut self, name: Name, order: ToWorker) {
         let Some(host) = self.worker(name).host.as_mut() else { return };
         let (queue, step) = match order {
-            ToWorker::Registered | ToWorker::Superseded => return,
+            // No right is split here.
+            ToWorker::Split(_)
+            | ToWorker::Merge(_)
+            | ToWorker::Registered
+            | ToWorker::Superseded => return,
             ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
-            ToWorker::Routing(routing) => {
+            ToWorker::Routing(mut routing) => {
+                if self.is_out(Repair::FencesAreAChain) {
+                    routing.moves = routing.moves.pop().into_iter().collect();
+                }
                 let group = |g: &ringway_proto::routing::GroupRoute| {
                     let ours = g.queues.iter().zip(0..).filter(|(route, _)| {
                         route.primary.as_ref().is_some_and(|p| p.as_str() == name)
@@ -240,7 +231,12 @@ impl Cluster {
                     ours.map(|(_, index)| QueueId::new(g.id, index)).collect::<Vec<_>>()
                 };
                 let ours = routing.groups.iter().flat_map(group).collect();
-                return host.set_routing(routing.version, ours);
+                let router = Arc::new(Router::new(routing).unwrap());
+                let mut out = Vec::new();
+                let worker = self.worker(name);
+                worker.router = Some(Arc::clone(&router));
+                worker.host().set_routing(router, ours, &mut out);
+                return self.carry(name, out);
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
             ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
@@ -256,7 +252,21 @@ impl Cluster {
                 let above = above.filter(|_| self.is_out(Repair::TombstonesHaveAnEpoch));
                 (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
             }
-            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
+            ToWorker::StartSubscription { queue, setup } => {
+                if self.is_out(Repair::FencesBindLaterSubscriptions) {
+                    self.pass_every_fence(name, queue, setup.id);
+                }
+                (queue, Step::Start(setup))
+            }
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                (queue, Step::SealSlots { epoch, moved })
+            }
+            ToWorker::AwaitFence { subscription, fence, at } => {
+                (fence.queue, Step::AwaitFence { subscription, fence, at })
+            }
+            ToWorker::FencesPassed { queue, subscription, passed } => {
+                (queue, Step::FencesPassed { subscription, passed })
+            }
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
             ToWorker::Revoke { right, epoch } => {
                 let known = host.right(&right).filter(|r| r.epoch() == epoch && r.in_flight() == 0);
@@ -272,24 +282,41 @@ impl Cluster {
         self.carry(name, out);
     }
 
+    /// Without its repair: a subscription that begins later has passed every fence.
+    fn pass_every_fence(&mut self, name: Name, queue: QueueId, subscription: SubscriptionId) {
+        let now = self.now;
+        let worker = self.worker(name);
+        let moves = worker.router.as_ref().map(|router| router.moves().all_fences().collect());
+        let step = Step::FencesPassed { subscription, passed: moves.unwrap_or_default() };
+        worker.host().step(now, queue, step, &mut Vec::new());
+    }
+
     /// A member opens a right.
     pub fn open(&mut self, member: Name, name: Name, stream: StreamId, request: &OpenRight) {
         let now = self.now;
         let blind = self.is_out(Repair::NewProcessIsNewHolder);
+        let takes_older = self.is_out(Repair::OnlyNewerOpens);
         let worker = self.worker(name);
         let Some(host) = worker.host.as_mut() else { return };
         let mut asked = request.clone();
         if blind {
             asked.holder.incarnation = Incarnation(1);
         }
+        if takes_older {
+            worker.opens += 1;
+            asked.open = OpenNumber(1_000_000 + worker.opens);
+        }
+        worker.numbers.insert(stream, (request.open, asked.open));
         let OpenRight { right, epoch, holder, .. } = request.clone();
         worker.streams.insert(stream, (member, right, epoch, holder.clone()));
         let mut out = Vec::new();
         match host.open_right(now, stream, &asked, &mut out) {
             Ok(()) => {
+                worker.newest.insert(right, stream);
                 let copy = host.queue(right.queue).map_or(Epoch(0), |h| h.queue.epoch());
                 if !request.acks.is_empty() {
-                    self.note(What::Acked { right, epoch, holder: holder.clone() });
+                    let lanes = vec![right.lanes.start];
+                    self.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
                 }
                 self.note(What::Opened { right, copy, epoch, holder });
             }
@@ -303,28 +330,29 @@ impl Cluster {
         let now = self.now;
         let unnumbered = self.is_out(Repair::OpensAreNumbered);
         let worker = self.worker(name);
-        let Some((member, right, epoch, holder)) = worker.streams.get(&stream).cloned() else {
+        let Some((_, right, epoch, holder)) = worker.streams.get(&stream).cloned() else {
             return;
         };
         if !worker.is_up() {
             return;
         }
-        if unnumbered {
-            let of_right = |(id, of): (&StreamId, &(Name, RightId, Epoch, Holder))| {
-                ((of.0, of.1) == (member, right)).then_some(*id)
-            };
-            stream = worker.streams.iter().filter_map(of_right).max().unwrap_or(stream);
-            if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame {
-                // Whatever the current open is.
-                r.open.0 = self.members[member].open_of(stream).0;
-            }
+        if unnumbered && let Some(newest) = worker.newest.get(&right) {
+            stream = *newest;
+        }
+        let (own, asked) = worker.numbers[&stream];
+        if let Frame::HandedOut(r) | Frame::Return(r) | Frame::Nack(r) = &mut frame
+            && (unnumbered || r.open == own)
+        {
+            r.open = asked;
         }
         let mut out = Vec::new();
         let host = self.workers.get_mut(name).and_then(|w| w.host.as_mut()).unwrap();
         let tally = host.frame(now, stream, right, epoch, &frame, &mut out);
         let applied = host.queue(right.queue).is_some_and(|hosted| !hosted.is_frozen());
         if matches!(frame, Frame::Ack(_)) && !tally.fenced && applied {
-            self.note(What::Acked { right, epoch, holder });
+            // Any lane stands for them all, where no right is split.
+            let lanes = vec![right.lanes.start];
+            self.note(What::Acked { right, epoch, holder, lanes });
         }
         self.carry(name, out);
     }
@@ -341,15 +369,13 @@ impl Cluster {
                 }
                 Action::Write { record: ControlRecord::Sealed { .. }, .. }
                     if self.is_out(Repair::SealIsJournaled) => {}
+                Action::Write { record: ControlRecord::SlotsSealed { .. }, .. }
+                    if self.is_out(Repair::SlotSealIsJournaled) => {}
                 Action::Write { .. }
                 | Action::Tell(_)
                 | Action::Confirm { .. }
                 | Action::Repeat { .. } => self.worker(name).pending.push(action),
-                Action::Refuse { token, refusal } => {
-                    let waiting = self.worker(name).waiting.remove(&token).unwrap();
-                    let told = Told::Failed(refusal.text);
-                    self.note(What::Published { value: waiting.value, told });
-                }
+                Action::Refuse { token, refusal } => self.answer(name, token, Err(refusal)),
                 Action::Opened { stream, opened } => {
                     self.write_to(name, stream, Mail::Opened(stream, opened));
                 }
@@ -361,7 +387,7 @@ impl Cluster {
                     self.write_to(name, stream, Mail::Closed(stream, code));
                 }
                 Action::Look(right) => self.worker(name).looks.push(right),
-                Action::Late { .. } => {}
+                Action::Late { .. } | Action::Retire(_) => {}
                 Action::Forget(queue) => {
                     let worker = self.worker(name);
                     worker.forgotten.insert(queue, worker.journal.len());
@@ -378,11 +404,17 @@ impl Cluster {
         self.serve(name);
     }
 
-    fn write_to(&mut self, name: Name, stream: StreamId, mail: Mail) {
-        if let Some((member, ..)) = self.worker(name).streams.get(&stream) {
-            let member = *member;
-            self.send(name, member, mail);
+    fn write_to(&mut self, name: Name, stream: StreamId, mut mail: Mail) {
+        let worker = self.worker(name);
+        let Some((member, ..)) = worker.streams.get(&stream) else { return };
+        let (member, (own, _)) = (*member, worker.numbers[&stream]);
+        match &mut mail {
+            Mail::Opened(_, opened) => opened.open = own,
+            Mail::Deliver(_, deliver) => deliver.open = own,
+            Mail::Confirmed(_, confirmed) => confirmed.open = own,
+            _ => {}
         }
+        self.send(name, member, mail);
     }
 
     /// Everything that waits is written and synced, and what follows from it is said.
@@ -401,17 +433,23 @@ impl Cluster {
         let worker = self.worker(name);
         match action {
             Action::Store { token, queue, at } => {
-                let Some(Waiting { value, batch, append }) = worker.waiting.remove(&token) else {
+                let Some(Waiting { batch, append, .. }) = worker.waiting.get(&token).cloned()
+                else {
                     return;
                 };
                 let stored = stored(queue, at, &append);
-                worker.journal.push(Written::Batch(stored, batch));
+                worker.journal.push(Written::Batch(stored, batch.clone()));
                 let mut out = Vec::new();
                 worker.host().stored(queue, at, stored.end(), WallTime(1), &mut out);
-                self.note(What::Stored { queue, offset: at, value: Some(value) });
-                self.note(What::Published { value, told: Told::Stored(queue, at) });
+                for (value, n) in values_of(&batch).into_iter().zip(0..) {
+                    let offset = Offset(at.0 + n);
+                    let lane = lane_of_message(batch.key(n as usize), offset);
+                    self.note(What::Stored { queue, offset, value, lane });
+                }
+                self.answer(name, token, Ok(at));
                 self.carry(name, out);
             }
+            Action::Repeat { token, at } => self.answer(name, token, Ok(at)),
             Action::Write { queue, record } => {
                 let copy = worker.host().queue(queue).map_or(Epoch(0), |h| h.queue.epoch());
                 if let ControlRecord::Acked { right, floor, .. } = &record {
@@ -480,12 +518,6 @@ impl Cluster {
         }
     }
 
-    /// Appends that were never answered.
-    pub fn unheard(&self) -> Vec<What> {
-        let waiting = self.workers.values().flat_map(|worker| worker.waiting.values());
-        waiting.map(|w| What::Published { value: w.value, told: Told::Unknown }).collect()
-    }
-
     /// Every message in its queue's log, as its primary has it.
     pub fn logs(&self) -> Vec<What> {
         let mut logs = Vec::new();
@@ -494,9 +526,10 @@ impl Cluster {
                 if self.primary(stored.queue) != Some(*name) {
                     continue;
                 }
-                let value = batch.message(0).ok().and_then(|m| Value::of(&m.body));
-                let (queue, offset) = (stored.queue, stored.at);
-                logs.push(What::InLog { queue, offset, value });
+                for (value, n) in values_of(&batch).into_iter().zip(0..) {
+                    let (queue, offset) = (stored.queue, Offset(stored.at.0 + n));
+                    logs.push(What::InLog { queue, offset, value });
+                }
             }
         }
         logs

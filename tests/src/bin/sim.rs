@@ -7,13 +7,14 @@ use std::time::Instant;
 use ringway_tests::sim::{self, Bug, Faults, Options};
 
 const USAGE: &str = "usage: sim [--seeds N] [--from S] [--seed S] [--steps N] \
-[--faults none|churn|all] [--bug NAME] [--threads N] [--first]
+[--faults none|churn|rolling|all] [--bug NAME] [--threads N] [--first]
 
   --seeds N     how many seeds, 1,000 if not given
   --from S      the first of them, 0 if not given
   --seed S      this one only, printing what happens as it does
   --steps N     cut each run after so many events
-  --faults F    none, churn (only comings and goings), or all if not given
+  --faults F    none, churn (only comings and goings), rolling (every process is restarted in
+                turn), or all if not given
   --bug NAME    plant this bug in the drivers
   --threads N   as many as there are processors if not given
   --first       stop at the first run that breaks a promise";

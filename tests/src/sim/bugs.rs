@@ -38,6 +38,14 @@ pub enum Bug {
     TombstoneOfAnyEpoch,
     /// A member takes itself for heard although nobody answers it.
     DeafHolder,
+    /// A member gives up fewer lanes than it says.
+    SplitOverlaps,
+    /// The worker confirms a split that is in no journal.
+    SplitNotJournaled,
+    /// The worker confirms acks of lanes that went to someone else.
+    ForeignAckTaken,
+    /// The acks of the rights that are merged are gone from the journal.
+    MergeForgetsAcks,
     /// Worker and member take what is said on an older stream of a right for news.
     OpenNumbersIgnored,
     /// A message that has to come again does not hold back the later ones of its key.
@@ -52,11 +60,23 @@ pub enum Bug {
     FullDiskForgotten,
     /// While a right is given up its worker serves no other right of that subscription either.
     RebalanceStops,
+    /// A worker says that it sealed slots, and goes on taking them.
+    TableBeforeSeal,
+    /// A worker looks where a batch belongs before it looks whether it has it already.
+    SlotsBeforeDedup,
+    /// A worker takes every append for one of the newest session.
+    SessionsIgnored,
+    /// A publisher sends a slot's later messages elsewhere before the earlier ones are answered.
+    SentElsewhere,
+    /// Of several fences of a slot a worker knows the last only.
+    ChainBroken,
+    /// A subscription that begins later passes all fences.
+    LateWithoutFences,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 33] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::UnsyncedAcked,
@@ -73,6 +93,10 @@ impl Bug {
         Self::SealNotJournaled,
         Self::TombstoneOfAnyEpoch,
         Self::DeafHolder,
+        Self::SplitOverlaps,
+        Self::SplitNotJournaled,
+        Self::ForeignAckTaken,
+        Self::MergeForgetsAcks,
         Self::OpenNumbersIgnored,
         Self::OrderLost,
         Self::UnsyncedCopied,
@@ -80,6 +104,12 @@ impl Bug {
         Self::OpenedBeforeSeal,
         Self::FullDiskForgotten,
         Self::RebalanceStops,
+        Self::TableBeforeSeal,
+        Self::SlotsBeforeDedup,
+        Self::SessionsIgnored,
+        Self::SentElsewhere,
+        Self::ChainBroken,
+        Self::LateWithoutFences,
     ];
 
     /// The faults among which it shows.
@@ -87,6 +117,12 @@ impl Bug {
     pub fn faults(self) -> Faults {
         // A right may well pause when something breaks.
         if self == Self::RebalanceStops { Faults::Churn } else { Faults::All }
+    }
+
+    /// Whether it shows only where queues move, and seldom there.
+    #[must_use]
+    pub fn is_about_moves(self) -> bool {
+        matches!(self, Self::TombstoneOfAnyEpoch | Self::UnsyncedCopied)
     }
 
     /// The bug of this name, as `Debug` writes it.

@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ringway_coordinator::Timing;
 use ringway_coordinator::logic::machine::{Action, Effects, Input, Machine, ReplyTo, Setup};
+use ringway_coordinator::logic::split::MAX_RANGES_PER_QUEUE;
 use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Routing;
-use ringway_proto::{Filter, GroupName, Incarnation, Offset, codec};
+use ringway_proto::{Code, Filter, GroupName, Incarnation, Offset, WorkerId, codec};
 use serde::Serialize;
 
 use super::bugs::Bug;
 use super::ctx::{Ctx, Pid, Role, Timer};
 use super::disk::Rows;
+use super::faults::Fault;
 use super::history::What;
 use super::net::{ConnId, End, Item, StreamNo};
 
@@ -61,9 +63,13 @@ impl Coordinator {
         let is_new = rows.is_empty();
         let setup = Setup {
             id: "c1".to_owned(),
-            timing: Timing::default(),
+            timing: Timing {
+                drain: std::time::Duration::from_millis(ctx.drain),
+                ..Timing::default()
+            },
             epoch_ms: 0,
             seed: u128::from(ctx.dice.roll()),
+            ranges_per_queue: MAX_RANGES_PER_QUEUE,
         };
         let machine = match Machine::new(setup, rows, ctx.local(self.pid)) {
             Ok(machine) => machine,
@@ -134,6 +140,15 @@ impl Coordinator {
         live.inbox.push(input);
         let soon = ctx.dice.between(0, 2);
         self.wake_in(ctx, soon);
+    }
+
+    /// An administrator asks for a change. False when nobody hears it.
+    pub fn ask(&mut self, ctx: &mut Ctx, change: &Fault) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        let Some(request) = request(change) else { return true };
+        live.inbox.push(Input::Admin { reply: ReplyTo(99), request });
+        self.wake_in(ctx, 0);
+        true
     }
 
     /// A connection is gone.
@@ -230,6 +245,10 @@ impl Coordinator {
             return Some("the coordinator is busy".to_owned());
         }
         let shot = live.machine.snapshot();
+        let moves = live.machine.open_slot_moves();
+        if moves > 0 {
+            return Some(format!("{moves} moves of slots are not done"));
+        }
         if shot.workers_up != workers || shot.workers_down > 0 {
             return Some(format!("{} of {workers} workers are up", shot.workers_up));
         }
@@ -258,6 +277,29 @@ impl Coordinator {
             ctx.note(What::Moves { done: shot.moves, least: shot.lower_bound });
         }
     }
+}
+
+/// What an administrator asks for.
+fn request(change: &Fault) -> Option<AdminRequest> {
+    Some(match *change {
+        Fault::Grow { group, queues } => {
+            AdminRequest::GroupGrow { name: GroupName::new(group).ok()?, queues }
+        }
+        Fault::Bind { filter, group } => AdminRequest::Bind {
+            filter: Filter::new(filter).ok()?,
+            group: GroupName::new(group).ok()?,
+        },
+        Fault::Drain { worker, undo } => {
+            AdminRequest::Drain { worker: WorkerId::new(format!("w{worker}")).ok()?, undo }
+        }
+        Fault::RingGroup => AdminRequest::GroupCreate {
+            name: GroupName::new("ring").ok()?,
+            queues: 3,
+            ring_weight: Some(100),
+            max_body_bytes: None,
+        },
+        _ => return None,
+    })
 }
 
 /// A group of few queues that the classes `b.>` go to.
@@ -309,13 +351,16 @@ fn act(live: &mut Live, ctx: &mut Ctx, action: Action) {
             tell(live, ctx, conn, &message, twice);
         }
         Action::Route { workers, clients, routing } => {
-            let routing = Routing::clone(&routing);
-            let message = ToWorker::Routing(routing.clone());
+            let message = ToWorker::Routing(Routing::clone(&routing));
             tell_all(live, ctx, &workers, &message);
-            tell_all(live, ctx, &clients, &ToClient::Routing(routing));
+            tell_all(live, ctx, &clients, &ToClient::Routing(routing.for_clients()));
         }
         Action::Reply { answer, .. } => {
-            if let Err(refusal) = answer {
+            // One that asks for more while a group grows is told to wait; one that was not heard
+            // before may come when the group is larger already.
+            if let Err(refusal) = answer
+                && !matches!(refusal.code, Code::InUse | Code::InvalidOption)
+            {
                 ctx.left("an administrator", &refusal);
             }
         }

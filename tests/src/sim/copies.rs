@@ -45,7 +45,7 @@ impl World {
                 let Some(answer) = original.copy_answer(&asked, self.ctx.bug) else { continue };
                 if matches!(answer, Answer::Batch(..)) && original.is_writing() {
                     // What is not on disk yet may be lost, and something else take its offset.
-                    self.ctx.tempt(source, 10);
+                    self.ctx.tempt(source, 30);
                 }
                 if let Process::Worker(worker) = &mut self.processes[target] {
                     worker.fetched(&mut self.ctx, queue, fetch, answer);

@@ -194,6 +194,8 @@ pub struct Ctx {
     pub trace: bool,
     /// How many control messages in a hundred are said once more.
     pub echo_percent: u64,
+    /// How long a member may take to give something up, in milliseconds.
+    pub drain: u64,
     /// Which process each worker is.
     pub workers: BTreeMap<WorkerId, Pid>,
     pub(super) tempted: u32,

@@ -4,7 +4,9 @@
 use super::disk::Full;
 use ringway_client::logic::right::How;
 use ringway_proto::control::Start;
-use ringway_proto::{Epoch, Filter, Holder, Offset, QueueId, RightId, SubscriptionId, WorkerId};
+use ringway_proto::{
+    Epoch, Filter, Holder, Lanes, Offset, QueueId, RightId, SubscriptionId, WorkerId,
+};
 
 /// What a message says: unique in a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -105,6 +107,33 @@ pub enum What {
         /// Who: another process of the same member had nothing to give up.
         holder: Holder,
     },
+    /// A member was told to give up the lanes of a right beside these.
+    Narrowing {
+        /// Which right, with all its lanes.
+        right: RightId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+    },
+    /// A member said that it gave up the lanes of a right beside these.
+    Narrowed {
+        /// Which right, with all its lanes.
+        right: RightId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// What it keeps.
+        to: Lanes,
+        /// Who.
+        holder: Holder,
+    },
+    /// Rights became others, durably: one was split, or several were merged.
+    Laid {
+        /// What they were.
+        parts: Vec<RightId>,
+        /// What they are.
+        into: Vec<RightId>,
+    },
     /// A worker let a member open a right.
     Opened {
         /// Which right.
@@ -124,6 +153,8 @@ pub enum What {
         epoch: Epoch,
         /// The holder that opened that stream.
         holder: Holder,
+        /// The lanes of the messages.
+        lanes: Vec<u16>,
     },
     /// A message was handed to an application.
     HandedOut {
@@ -135,6 +166,8 @@ pub enum What {
         holder: Holder,
         /// Where it is from.
         offset: Offset,
+        /// Its lane.
+        lane: u16,
         /// What it says.
         value: Option<Value>,
     },
@@ -186,6 +219,8 @@ pub enum What {
         offset: Offset,
         /// What it says.
         value: Option<Value>,
+        /// Its lane.
+        lane: u16,
     },
     /// A right's cursor as a durable record has it, or as a restart found it.
     Cursor {

@@ -10,6 +10,7 @@ use ringway_client::logic::right::{Hold, How};
 use ringway_proto::message::Message;
 use ringway_proto::{Class, Epoch, Offset, RightId};
 
+use super::bugs::Bug;
 use super::client::Client;
 use super::ctx::{Ctx, Pid, Timer};
 use super::history::{Value, What};
@@ -113,6 +114,9 @@ impl Client {
                 live.tickets.insert(ticket, value);
                 let deadline = time + std::time::Duration::from_millis(DEADLINE);
                 let item = Item { ticket, message, bytes: 64, deadline };
+                if ctx.bug == Some(Bug::SentElsewhere) {
+                    publisher.forget_places(&mut live.actions);
+                }
                 publisher.publish(item, &mut live.actions);
             }
         }

@@ -22,9 +22,9 @@ const HEAL: u64 = 10_000;
 /// A process of any kind.
 #[derive(Debug)]
 pub(super) enum Process {
-    Coordinator(Coordinator),
-    Worker(Worker),
-    Client(Client),
+    Coordinator(Box<Coordinator>),
+    Worker(Box<Worker>),
+    Client(Box<Client>),
 }
 
 /// The cluster.
@@ -47,6 +47,9 @@ impl World {
         net.rare_delay = if rough { 200 } else { 30 };
         net.loss_percent = if faults { dice.below(6) } else { 0 };
         let echo_percent = if faults && dice.percent(40) { 5 } else { 0 };
+        let drain = if faults && dice.percent(30) { 300 } else { 5000 };
+        // With a member of little weight shares are parts of a queue, as with many members.
+        let light = if dice.percent(40) { dice.between(4, 12) as u32 } else { 100 };
         let ctx = Ctx {
             clock: Clock::default(),
             net,
@@ -62,30 +65,34 @@ impl World {
             quiet: false,
             exits: Vec::new(),
             trace: options.trace,
+            drain,
             workers: BTreeMap::new(),
         };
         let mut world = Self { ctx, processes: Vec::new(), cast: Cast::default() };
         world.add("coordinator".into(), Role::Coordinator, |pid| {
-            Process::Coordinator(Coordinator::new(pid))
+            Process::Coordinator(Box::new(Coordinator::new(pid)))
         });
         for n in 1..=4 {
             world.add_worker(n);
         }
         for n in 1..=3 {
             let pid = world.add(format!("producer {n}"), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Produce))
+                Process::Client(Box::new(Client::new(pid, Purpose::Produce)))
             });
             world.cast.producers.push(pid);
         }
         let late = if world.ctx.dice.percent(50) { Start::Now } else { Start::Start };
+        // Of the second subscription there are more members than queues now and then.
+        let some = if world.ctx.dice.percent(25) { "b.>" } else { "a.>" };
         for (name, filter, order, start) in
-            [("all", ">", Order::Key, Start::Start), ("some", "a.>", Order::Key, late)]
+            [("all", ">", Order::Key, Start::Start), ("some", some, Order::Key, late)]
         {
             for n in 1..=3 {
-                world.add_member(name, filter, order, start, n);
+                let weight = if n == 3 { light } else { 100 };
+                world.add_member(name, filter, order, start, n, weight);
             }
         }
-        if options.faults != Faults::All {
+        if options.faults.is_calm() {
             world.ctx.note(What::Calm);
         }
         faults::stage(&mut world.ctx, &world.cast);
@@ -112,14 +119,22 @@ impl World {
         let journal = Uuid(u128::from(self.ctx.dice.roll()));
         let named = id.clone();
         let pid = self.add(id.to_string(), Role::Worker, |pid| {
-            Process::Worker(Worker::new(named, pid, journal))
+            Process::Worker(Box::new(Worker::new(named, pid, journal)))
         });
         self.ctx.workers.insert(id, pid);
         self.cast.workers.push(pid);
     }
 
     /// A member has two processes, of which the second may take over from the first.
-    fn add_member(&mut self, name: &str, filter: &str, order: Order, start: Start, n: u32) {
+    fn add_member(
+        &mut self,
+        name: &str,
+        filter: &str,
+        order: Order,
+        start: Start,
+        n: u32,
+        weight: u32,
+    ) {
         let parsed = (
             SubscriptionName::new(name),
             Filter::new(filter),
@@ -133,13 +148,13 @@ impl World {
             start,
             member,
             incarnation: Incarnation(0),
-            weight: 100,
+            weight,
             origin: String::new(),
         };
         let pids = ["", "'"].map(|mark| {
             let join = join.clone();
             self.add(format!("{}{mark}", join.member), Role::Client, |pid| {
-                Process::Client(Client::new(pid, Purpose::Serve(join)))
+                Process::Client(Box::new(Client::new(pid, Purpose::Serve(join))))
             })
         });
         let seats = if name_is_first(&join) { &mut self.cast.first } else { &mut self.cast.second };
@@ -263,6 +278,24 @@ impl World {
                         let notice = self.ctx.dice.between(0, 60);
                         self.ctx.clock.after(notice, Event::Closed { conn, end });
                     }
+                }
+            }
+            Fault::Restart { pid, for_ms } => {
+                if let Process::Worker(worker) = &mut self.processes[pid] {
+                    worker.flush(&mut self.ctx);
+                }
+                self.down(pid, false);
+                self.ctx.clock.after(for_ms, Event::Start(pid));
+            }
+            Fault::Grow { .. } | Fault::Bind { .. } | Fault::RingGroup | Fault::Drain { .. } => {
+                let asked = match &mut self.processes[COORDINATOR] {
+                    Process::Coordinator(coordinator) => coordinator.ask(&mut self.ctx, fault),
+                    _ => false,
+                };
+                if asked {
+                    self.ctx.note(What::Fault(format!("{fault:?}")));
+                } else {
+                    self.ctx.clock.after(200, Event::Fault(*fault));
                 }
             }
             Fault::Leave { pid } => {

@@ -6,23 +6,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ringway_proto::control::CopyFrom;
+use ringway_proto::control::{CopyFrom, CopySealed, CopyState};
 use ringway_proto::data::CopyBatch;
 use ringway_proto::frame::Kind;
 use ringway_proto::net::{FrameReader, FrameWriter, NetError};
-use ringway_proto::{Code, Refusal, Time, codec};
+use ringway_proto::{Code, Offset, Refusal, Time, codec};
 use tokio::sync::oneshot;
 
 use crate::journal::{IndexEntry, Journal};
 use crate::logic::pace::Pace;
 use crate::metrics::Metrics;
-use crate::shard::{CopyAnswer, Input, NextAsked, Shards};
+use crate::shard::{CopyAnswer, Input, NextAsked, Shards, Wants};
 
 /// What is read and sent at once, in bytes; one batch may be larger.
 const PIECE_BYTES: u64 = 256 * 1024;
 /// Pieces are at most this part of what may be sent in a second, so that a slow copy hears of a
 /// seal soon.
 const PIECES_PER_SECOND: u64 = 50;
+
+/// What goes out next on a copy stream.
+enum Piece {
+    /// Batches up to `end`, read from disk.
+    Batches { state: CopyState, batches: Vec<CopyBatch>, end: Offset, sealed: bool },
+    /// What is known besides the batches; nothing comes after it.
+    Sealed(Box<CopySealed>),
+    /// No copy comes of it.
+    Over(Refusal),
+}
 
 /// What all copy streams of a worker share.
 pub(crate) struct Source {
@@ -72,69 +82,97 @@ impl Source {
         mut reader: FrameReader,
         first: &[u8],
     ) -> Result<(), NetError> {
-        let mut from: CopyFrom = match codec::decode(first) {
+        let from: CopyFrom = match codec::decode(first) {
             Ok(from) => from,
             Err(refusal) => return writer.refuse(&refusal).await,
         };
+        let ended = tokio::select! {
+            ended = self.serve(&mut writer, from) => ended?,
+            // The other side has nothing more to say, so this is its end.
+            _ = reader.read() => None,
+        };
+        match ended {
+            Some(refusal) => writer.refuse(&refusal).await,
+            None => writer.finish(),
+        }
+    }
+
+    /// Says everything, or why it ends before.
+    async fn serve(
+        &self,
+        writer: &mut FrameWriter,
+        mut from: CopyFrom,
+    ) -> Result<Option<Refusal>, NetError> {
         let mut said = None;
+        let mut next = self.piece(from, Wants::State).await;
         loop {
-            let next = tokio::select! {
-                next = self.next(from, said.is_none()) => next,
-                // The other side has nothing more to say, so this is its end.
-                _ = reader.read() => return writer.finish(),
-            };
             match next {
-                Ok(CopyAnswer::Batches { state, entries, sealed }) => {
+                Piece::Batches { state, batches, end, sealed } => {
                     if said != Some(state) {
-                        writer.write_control(Kind::CopyState, &state).await?;
+                        writer.push_control(Kind::CopyState, &state)?;
                         said = Some(state);
                     }
-                    from.from = entries.last().map_or(from.from, IndexEntry::end);
-                    if let Err(refusal) = self.send(&mut writer, entries, sealed).await? {
-                        return writer.refuse(&refusal).await;
-                    }
+                    from.from = end;
+                    // The next is read while this one waits and goes out.
+                    let sent = self.send(writer, batches, from, sealed);
+                    let (sent, read) = tokio::join!(sent, self.piece(from, Wants::Next));
+                    sent?;
+                    next = read;
                 }
-                Ok(CopyAnswer::Sealed(snapshot)) => {
+                Piece::Sealed(snapshot) => {
                     writer.write_control(Kind::CopySealed, &*snapshot).await?;
-                    return writer.finish();
+                    return Ok(None);
                 }
-                Ok(CopyAnswer::Over(refusal)) | Err(refusal) => {
-                    return writer.refuse(&refusal).await;
-                }
+                Piece::Over(refusal) => return Ok(Some(refusal)),
             }
         }
     }
 
-    async fn next(&self, from: CopyFrom, first: bool) -> Result<CopyAnswer, Refusal> {
+    /// Waits for what goes out next, and reads it.
+    async fn piece(&self, from: CopyFrom, wants: Wants) -> Piece {
+        match self.ask(from, wants).await {
+            Ok(CopyAnswer::Batches { state, entries, sealed }) => {
+                let end = entries.last().map_or(from.from, IndexEntry::end);
+                match self.read(entries).await {
+                    Ok(batches) => Piece::Batches { state, batches, end, sealed },
+                    Err(refusal) => Piece::Over(refusal),
+                }
+            }
+            Ok(CopyAnswer::Sealed(snapshot)) => Piece::Sealed(snapshot),
+            Ok(CopyAnswer::Over(refusal)) | Err(refusal) => Piece::Over(refusal),
+        }
+    }
+
+    async fn ask(&self, from: CopyFrom, wants: Wants) -> Result<CopyAnswer, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let asked = NextAsked { from, first, max_bytes: self.piece_bytes, reply };
+        let asked = NextAsked { from, wants, max_bytes: self.piece_bytes, reply };
         self.shards.send(from.queue, Input::CopyNext(asked)).await?;
         answer.await.map_err(|_| Refusal::new(Code::Unavailable, "the worker is shutting down"))
     }
 
-    /// Sends batches; the inner error says why one cannot be read.
+    /// Sends batches when their time has come; `behind` is what comes after them.
     async fn send(
         &self,
         writer: &mut FrameWriter,
-        entries: Vec<IndexEntry>,
+        batches: Vec<CopyBatch>,
+        behind: CopyFrom,
         sealed: bool,
-    ) -> Result<Result<(), Refusal>, NetError> {
-        let batches = match self.read(entries).await {
-            Ok(batches) => batches,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+    ) -> Result<(), NetError> {
         let bytes: u64 = batches.iter().map(|batch| batch.batch.len() as u64).sum();
         let wait = self.throttle.take(bytes);
-        // After the seal publishers wait for the copy, so nothing slows it down.
-        if !sealed {
-            tokio::time::sleep(wait).await;
+        if !sealed && !wait.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // From the seal on publishers wait for the copy, so nothing slows it down.
+                _ = self.ask(behind, Wants::EndOfPace) => {}
+            }
         }
         for batch in batches {
-            writer.push(Kind::CopyBatch, &[batch.header(), batch.batch.clone()])?;
+            writer.push(Kind::CopyBatch, &[batch.header(), batch.batch])?;
         }
         writer.flush().await?;
         self.metrics.copy_bytes.with_label_values(&["out"]).inc_by(bytes);
-        Ok(Ok(()))
+        Ok(())
     }
 
     async fn read(&self, entries: Vec<IndexEntry>) -> Result<Vec<CopyBatch>, Refusal> {

@@ -21,8 +21,10 @@ const DIAL: Duration = Duration::from_secs(5);
 /// Waits between attempts: the first, and the longest.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// What may be on its way from the network to the disk for one copy, in units.
-const ROOM_UNITS: usize = 8192;
+/// What may be on its way from the network to the disk for one copy, in units; one batch may be
+/// larger. It shares rounds of the journal with what is published here, which is answered only
+/// when all of a round is on disk.
+const ROOM_UNITS: usize = 1024;
 const UNIT_BYTES: usize = 1024;
 
 /// What every fetch of a shard needs.

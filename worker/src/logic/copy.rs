@@ -3,13 +3,14 @@
 //! to the original's end is durable here, and does not know how the batches come.
 
 use ringway_proto::control::{
-    CopiedRight, CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy,
+    CopiedRight, CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, is_close,
 };
 use ringway_proto::data::check_ranges;
 use ringway_proto::{Attempt, Code, Epoch, Offset, QueueId, Refusal, Time, Uuid, WallTime};
 
 use super::hosted::Hosted;
 use super::queue::{Queue, StoredBatch};
+use super::ranges::are_disjoint;
 use super::{Action, Rules};
 use crate::records::ControlRecord;
 
@@ -252,6 +253,10 @@ impl Copy {
         for right in &snapshot.rights {
             self.check(right, &snapshot)?;
         }
+        if !are_disjoint(&snapshot.rights) {
+            let text = format!("queue {} comes with two rights to one lane", self.id);
+            return Err(Refusal::new(Code::Protocol, text));
+        }
         self.seal(snapshot, out);
         Ok(())
     }
@@ -263,6 +268,7 @@ impl Copy {
             let text = format!("queue {} comes with a right of somebody else", self.id);
             return Err(Refusal::new(Code::Protocol, text));
         }
+        copied.layers.iter().try_for_each(|layer| check_ranges(&layer.acked))?;
         check_ranges(&copied.acked)
     }
 
@@ -308,8 +314,10 @@ impl Copy {
     pub fn report(&mut self, now: Time, rules: &Rules, out: &mut Vec<Action>) {
         let Some(state) = self.source.as_ref().and_then(|source| source.state) else { return };
         let copied = self.copied();
-        let close = state.end.0.saturating_sub(copied.0) <= rules.close_messages
-            || state.total_bytes.saturating_sub(self.bytes) <= rules.close_bytes;
+        let close = is_close(
+            state.end.0.saturating_sub(copied.0),
+            state.total_bytes.saturating_sub(self.bytes),
+        );
         let due = match self.told {
             None => true,
             Some(_) if close && !self.said_close => true,

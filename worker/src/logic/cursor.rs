@@ -33,6 +33,12 @@ impl Cursor {
         self.above.iter().map(|(&first, &end)| OffsetRange { first, end })
     }
 
+    /// The offset behind the last message that is done.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.above.last_key_value().map_or(self.floor, |(_, end)| *end)
+    }
+
     /// Everything that is done, in ascending ranges; a floor above 0 is the first of them.
     #[must_use]
     pub fn done(&self) -> Vec<OffsetRange> {

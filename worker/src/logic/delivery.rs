@@ -3,15 +3,19 @@
 //! flight stays inside the window, and that nothing that was acked is sent again. It does not know
 //! where messages are kept.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopiedRight, OpenRight, RightEpoch, RightOpened};
 use ringway_proto::data::{AckConfirmed, DeliverEntry, OffsetRange, Ranges, Window, check_ranges};
-use ringway_proto::{Code, Epoch, Holder, Offset, OpenNumber, Refusal, RightId, Time};
+use ringway_proto::hash::lane_of_message;
+use ringway_proto::{Code, Epoch, Holder, Lanes, Offset, OpenNumber, Refusal, RightId, Slot, Time};
 
 use super::cursor::Cursor;
+use super::fences::Gate;
 use super::flight::{Flight, State, Unsettled};
+use super::layers::Layers;
 use super::{Action, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -28,6 +32,8 @@ pub enum Frame {
     Nack(Ranges),
     /// This much may be in flight.
     Window(Window),
+    /// Only these lanes are to be sent from now on.
+    Narrow(Lanes),
 }
 
 impl Frame {
@@ -36,7 +42,7 @@ impl Frame {
     pub fn weight(&self) -> usize {
         1 + match self {
             Self::Ack(r) | Self::HandedOut(r) | Self::Return(r) | Self::Nack(r) => r.ranges.len(),
-            Self::Window(_) => 0,
+            Self::Window(_) | Self::Narrow(_) => 0,
         }
     }
 }
@@ -53,26 +59,35 @@ pub struct Tally {
 /// One right.
 #[derive(Clone, Debug)]
 pub struct Right {
-    id: RightId,
-    epoch: Epoch,
-    holder: Option<Holder>,
+    pub(super) id: RightId,
+    pub(super) epoch: Epoch,
+    pub(super) holder: Option<Holder>,
     /// The newest open of this holder.
     last_open: OpenNumber,
     stream: Option<Stream>,
     /// Nothing more is sent under this epoch.
     revoked: bool,
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
+    /// What is done besides, lane by lane, for a while after a merge.
+    pub(super) layers: Layers,
     /// Delivered or due to come again, and not acked.
-    flight: Flight,
-    /// Everything below was looked at: it is done or unsettled.
+    pub(super) flight: Flight,
+    /// Everything below was looked at: it is done, unsettled or fenced, or in a lane that is not
+    /// to be sent.
     read: Offset,
+    /// What waits for a fence at another queue, and the slots of it: what comes later of these
+    /// waits too, whatever its class, for the order of their keys.
+    fenced: BTreeSet<Offset>,
+    fenced_slots: BTreeSet<Slot>,
+    /// What the holder had of lanes that went to others: it may still ack that, and must not.
+    pub(super) foreign: BTreeSet<Offset>,
     /// Acks that no record holds yet, and the ack to confirm once one does.
     unwritten: Cursor,
     confirm: Option<(StreamId, AckConfirmed)>,
     /// Acks that came while the queue was sealed: not applied, and not confirmed.
     held: Held,
     /// The floor that a restart finds. What was only passed over since is looked at again.
-    written_floor: Offset,
+    pub(super) written_floor: Offset,
 }
 
 /// Acks that wait for a seal to be lifted. No more than what is unsettled.
@@ -93,6 +108,8 @@ impl Right {
     /// A right that begins at `floor` and that nobody holds.
     #[must_use]
     pub fn new(id: RightId, floor: Offset) -> Self {
+        let mut flight = Flight::default();
+        flight.set_sendable(id.lanes);
         Self {
             id,
             epoch: Epoch(0),
@@ -101,8 +118,12 @@ impl Right {
             stream: None,
             revoked: false,
             cursor: Cursor::new(floor),
-            flight: Flight::default(),
+            layers: Layers::default(),
+            flight,
             read: floor,
+            fenced: BTreeSet::new(),
+            fenced_slots: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             unwritten: Cursor::default(),
             confirm: None,
             held: Held::default(),
@@ -114,6 +135,7 @@ impl Right {
     #[must_use]
     pub fn from_copy(copied: &CopiedRight) -> Self {
         let mut right = Self::new(copied.right.right, copied.floor);
+        right.layers = Layers::from_copy(&copied.layers);
         right.raise(&copied.right, &mut Vec::new());
         right.replay_acked(copied.floor, &copied.acked);
         right
@@ -127,13 +149,20 @@ impl Right {
             right: RightEpoch { right: self.id, epoch: self.epoch, holder },
             floor: self.cursor.floor(),
             acked: self.cursor.ranges().collect(),
+            layers: self.layers.to_copy(),
         }
     }
 
     /// How many ranges [`Right::to_copy`] has.
     #[must_use]
     pub fn acked_ranges(&self) -> usize {
-        self.cursor.ranges().count()
+        self.cursor.ranges().count() + self.layers.ranges()
+    }
+
+    /// Which right it is.
+    #[must_use]
+    pub fn id(&self) -> RightId {
+        self.id
     }
 
     /// Its epoch.
@@ -160,12 +189,57 @@ impl Right {
         self.flight.places()
     }
 
-    /// Messages below `end` that are not done: exact up to the read position.
+    /// Messages that were looked at and are not done.
     #[must_use]
-    pub fn lag(&self, end: Offset) -> u64 {
-        let below = self.flight.count_below(self.read);
-        let unread = OffsetRange { first: self.read.min(end), end };
-        below + (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+    pub fn unsettled(&self) -> u64 {
+        let looked_at = self.looked_at();
+        self.flight.count_below(looked_at) + self.fenced.range(..looked_at).count() as u64
+    }
+
+    /// Everything below is done, unsettled or fenced. While lanes are given up, what is left out of
+    /// them is neither.
+    fn looked_at(&self) -> Offset {
+        let all = self.flight.sendable() == self.id.lanes;
+        if all { self.read } else { self.cursor.floor() }
+    }
+
+    /// Messages below `end` that were not looked at, whatever their lanes.
+    #[must_use]
+    pub fn unread(&self, end: Offset) -> u64 {
+        let unread = OffsetRange { first: self.looked_at().min(end), end };
+        (unread.end.0 - unread.first.0).saturating_sub(self.cursor.count_in(unread))
+    }
+
+    /// Messages that wait for a fence.
+    #[must_use]
+    pub fn fenced_messages(&self) -> usize {
+        self.fenced.len()
+    }
+
+    /// Whether everything below `at` is done, and a restart finds it so.
+    #[must_use]
+    pub fn is_past(&self, at: Offset) -> bool {
+        self.cursor.floor() >= at && self.unwritten == Cursor::default()
+    }
+
+    /// Looks again at what waits for fences, in its order. False when nothing does.
+    pub fn look_behind_fences(&mut self) -> bool {
+        let Some(first) = self.fenced.first().copied() else { return false };
+        self.look_again(first);
+        true
+    }
+
+    /// Looks at everything from `from` on again, below which nothing is fenced: what is unsettled
+    /// or done stays so, and what is fenced is found to be so again, or is not any more.
+    pub(super) fn look_again(&mut self, from: Offset) {
+        self.read = self.read.min(from);
+        self.fenced.clear();
+        self.fenced_slots.clear();
+    }
+
+    /// Messages that are unsettled or fenced: bounded.
+    fn open_messages(&self) -> usize {
+        self.flight.count() + self.fenced.len()
     }
 
     /// The next moment at which [`Right::wake`] has something to do.
@@ -197,8 +271,20 @@ impl Right {
         self.revoked = false;
         self.confirm = None;
         self.held = Held::default();
+        self.foreign.clear();
+        self.set_sendable(self.id.lanes);
         self.flight.recall_all();
         true
+    }
+
+    /// Sends only these lanes from now on. What was left out before is looked at again.
+    fn set_sendable(&mut self, lanes: Lanes) {
+        if !self.flight.sendable().covers(lanes) {
+            self.look_again(self.cursor.floor());
+        }
+        if self.flight.sendable() != lanes {
+            self.flight.set_sendable(lanes);
+        }
     }
 
     /// Sends nothing more under this epoch.
@@ -245,6 +331,7 @@ impl Right {
             out.push(Action::Close { stream: older.id, refusal: None });
         }
         self.last_open = request.open;
+        self.set_sendable(request.right.lanes);
         let OpenRight { open, window, .. } = *request;
         self.stream = Some(Stream { id: stream, open, window: bounded(window, rules) });
 
@@ -269,15 +356,19 @@ impl Right {
         let fair_share = window.bytes / u64::from(window.messages.max(1));
         let both = request.held.iter().chain(&request.handed_out);
         let durable = both.map(|r| OffsetRange { first: r.first, end: r.end.min(end) });
+        let lanes = listed_lanes(request);
         for at in durable.flat_map(OffsetRange::offsets) {
             if self.cursor.contains(at) {
                 continue;
             }
+            let lane = lanes.get(&at).copied();
             let known = self.flight.get(at).unwrap_or(Unsettled {
                 bytes: fair_share,
+                lane,
                 handed: 0,
                 state: State::Delivered,
             });
+            let known = Unsettled { lane: known.lane.or(lane), ..known };
             let state = match known.state {
                 _ if handed_out(at) => State::HandedOut(now + rules.ack_timeout),
                 State::HandedOut(deadline) => State::HandedOut(deadline),
@@ -313,6 +404,19 @@ impl Right {
                 "member {} in incarnation {} does not hold the right",
                 who.member, who.incarnation
             )));
+        }
+        let (asked, has) = (request.right.lanes, self.id.lanes);
+        if asked.start != has.start || !has.covers(asked) {
+            return Err(Refusal::new(
+                Code::NotYet,
+                format!(
+                    "lanes {}-{} were asked for, and the right has lanes {}-{} now",
+                    asked.start,
+                    asked.end.saturating_sub(1),
+                    has.start,
+                    has.end - 1
+                ),
+            ));
         }
         if request.open <= self.last_open {
             return Err(Refusal::new(
@@ -360,6 +464,9 @@ impl Right {
         };
         match frame {
             Frame::Window(window) => self.set_window(*window, rules, out),
+            Frame::Narrow(lanes) if self.flight.sendable().covers(*lanes) => {
+                self.set_sendable(*lanes);
+            }
             Frame::HandedOut(r) if r.open == current.open => self.handed_out(now, r, rules),
             Frame::Return(r) if r.open == current.open => self.give_back(r),
             Frame::Nack(r) if r.open == current.open => self.nack(now, r, rules),
@@ -369,7 +476,30 @@ impl Right {
         Tally::default()
     }
 
+    /// What the holder may not ack is no reason to take the rest from it: the stream ends, and it
+    /// opens another one as soon as it knows which lanes it has.
+    fn refuse_foreign(
+        &self,
+        stream: StreamId,
+        acks: &Ranges,
+        out: &mut Vec<Action>,
+    ) -> Option<Tally> {
+        let named = |r: &OffsetRange| self.foreign.range(r.first..r.end).next();
+        let at = acks.ranges.iter().find_map(named)?;
+        let text = format!(
+            "offset {at} is in a lane that went to someone else: the right has lanes {}-{} now",
+            self.id.lanes.start,
+            self.id.lanes.end.saturating_sub(1)
+        );
+        out.push(Action::Close { stream, refusal: Some(Refusal::new(Code::NotYet, text)) });
+        Some(Tally { fenced: true, ..Tally::default() })
+    }
+
     fn ack(&mut self, stream: StreamId, acks: &Ranges, out: &mut Vec<Action>) -> Tally {
+        if let Some(refused) = self.refuse_foreign(stream, acks, out) {
+            self.closed(stream);
+            return refused;
+        }
         let mut acked = 0;
         for range in &acks.ranges {
             let settled = self.settle(*range);
@@ -401,6 +531,10 @@ impl Right {
             let refusal = self.fenced(&format!("a stream of epoch {epoch}"));
             out.push(Action::Close { stream, refusal: Some(refusal) });
             return Tally { fenced: true, ..Tally::default() };
+        }
+        if let Some(refused) = self.refuse_foreign(stream, acks, out) {
+            self.closed(stream);
+            return refused;
         }
         let named = self.flight.named(&acks.ranges);
         for (at, known) in &named {
@@ -508,7 +642,7 @@ impl Right {
         let stream = self.stream.filter(|_| !self.revoked)?;
         let again = self.flight.next_ready(Offset(0));
         let read = self.cursor.next_open(self.read);
-        let unread = (read < end && self.flight.count() < rules.max_unsettled).then_some(read);
+        let unread = (read < end && self.open_messages() < rules.max_unsettled).then_some(read);
         let next = match (again, unread) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
@@ -517,12 +651,14 @@ impl Right {
     }
 
     /// Picks what may be sent of `batch`, whose first message has the offset `base`; `matching`
-    /// says for each class of the batch whether the subscription wants it.
+    /// says for each class of the batch whether the subscription wants it, and `gate` which
+    /// messages have to wait for others elsewhere.
     pub fn select(
         &mut self,
         base: Offset,
         batch: &Batch,
         matching: &[bool],
+        gate: Option<Gate<'_>>,
         end: Offset,
         rules: &Rules,
     ) -> Option<Selection> {
@@ -548,18 +684,28 @@ impl Right {
                     None
                 }
             };
-            if let Some(handed) = handed {
-                let bytes = batch.record_len(index) as u64;
-                let unbounded = known.is_none() && self.flight.count() >= rules.max_unsettled;
-                if !self.flight.fits(at, bytes, stream.window) || unbounded {
+            let sendable = handed.map(|handed| (handed, lane_of_message(batch.key(index), at)));
+            if let Some((handed, lane)) = sendable.filter(|(_, lane)| self.may_send(at, *lane)) {
+                // Before the fences are asked: what cannot be kept has not been seen waiting.
+                if known.is_none() && self.open_messages() >= rules.max_unsettled {
                     break;
                 }
-                self.flight.put(at, Unsettled { bytes, handed, state: State::Delivered });
-                picked.push(index, handed.saturating_add(1), bytes);
+                if known.is_none() && self.is_fenced(gate, at, batch, index) {
+                    self.fenced.insert(at);
+                } else {
+                    let bytes = batch.record_len(index) as u64;
+                    if !self.flight.fits(at, bytes, stream.window) {
+                        break;
+                    }
+                    let lane = Some(lane);
+                    self.flight.put(at, Unsettled { bytes, lane, handed, state: State::Delivered });
+                    picked.push(index, handed.saturating_add(1), bytes);
+                }
             }
             self.read = self.read.max(at.next());
             at = self.next_of_interest(at.next());
         }
+        self.layers.trim(self.cursor.floor());
         (!picked.entries.is_empty()).then_some(Selection {
             stream: stream.id,
             open: stream.open,
@@ -568,10 +714,50 @@ impl Right {
         })
     }
 
+    /// Whether the message is this right's to send. One of a lane that is someone else's is passed
+    /// over; one that is done in its lane too; one of a lane that is being given up stays.
+    fn may_send(&mut self, at: Offset, lane: u16) -> bool {
+        if !self.id.lanes.contains(lane) || self.layers.has(lane, at) {
+            self.flight.remove(at);
+            self.cursor.insert(OffsetRange::one(at));
+            return false;
+        }
+        if self.flight.sendable().contains(lane) {
+            return true;
+        }
+        if let Some(known) = self.flight.get(at) {
+            self.flight.put(at, Unsettled { lane: Some(lane), ..known });
+        }
+        false
+    }
+
+    /// Whether the message, which is this right's to send, has to wait for a fence.
+    fn is_fenced(
+        &mut self,
+        gate: Option<Gate<'_>>,
+        at: Offset,
+        batch: &Batch,
+        index: usize,
+    ) -> bool {
+        let Some(gate) = gate else { return false };
+        if let Some(slot) = gate.closed_for(at, batch, index) {
+            self.fenced_slots.insert(slot);
+            return true;
+        }
+        !self.fenced_slots.is_empty()
+            && batch.slot(index).is_some_and(|slot| self.fenced_slots.contains(&slot))
+    }
+
     /// From `at` on, the first offset that may have to be sent or passed over.
     fn next_of_interest(&self, at: Offset) -> Offset {
         let unread = self.cursor.next_open(at.max(self.read));
         self.flight.next_ready(at).map_or(unread, |ready| unread.min(ready))
+    }
+
+    /// Messages below `end` that are not done, where this is the only right to the queue.
+    #[cfg(test)]
+    pub fn lag(&self, end: Offset) -> u64 {
+        self.unsettled() + self.unread(end)
     }
 
     /// What a restart must find again. Messages that were passed over may be looked at anew.
@@ -579,6 +765,16 @@ impl Right {
     pub fn durable_view(&self) -> (Epoch, Option<Holder>, Cursor) {
         (self.epoch, self.holder.clone(), self.cursor.clone())
     }
+}
+
+/// The lanes of what an open lists, if it says them.
+fn listed_lanes(request: &OpenRight) -> BTreeMap<Offset, u16> {
+    let held = request.held.iter().map(|r| r.end.0 - r.first.0).sum::<u64>();
+    if held != request.held_lanes.len() as u64 {
+        return BTreeMap::new();
+    }
+    let offsets = request.held.iter().copied().flat_map(OffsetRange::offsets);
+    offsets.zip(request.held_lanes.iter().copied()).collect()
 }
 
 /// What a member asks for, as far as one member may have it.

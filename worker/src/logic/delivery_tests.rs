@@ -69,6 +69,7 @@ impl Bench {
             holder: holder(who),
             open: OpenNumber(open),
             held: vec![],
+            held_lanes: Vec::new(),
             handed_out: vec![],
             acks: vec![],
             ack_number: 0,
@@ -105,7 +106,8 @@ impl Bench {
         let mut sent = Vec::new();
         while let Some(at) = self.right.wants(self.end(), &self.rules) {
             let end = self.end();
-            let picked = self.right.select(Offset(0), &self.batch, &matching, end, &self.rules);
+            let picked =
+                self.right.select(Offset(0), &self.batch, &matching, None, end, &self.rules);
             if let Some(picked) = picked {
                 let runs: Vec<usize> = picked.runs.iter().flat_map(|(a, b)| *a..*b).collect();
                 let entries: Vec<usize> = picked.entries.iter().map(|e| e.index as usize).collect();

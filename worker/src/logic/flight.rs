@@ -9,13 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_proto::data::{OffsetRange, Window};
-use ringway_proto::{Offset, Time};
+use ringway_proto::{Lanes, Offset, Time};
 
 /// A message that is not settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unsettled {
     /// Size of the record.
     pub bytes: u64,
+    /// Its lane, where that is known: not of what a holder listed without saying so.
+    pub lane: Option<u16>,
     /// How often it was handed out before the delivery that is under way or comes next.
     pub handed: u16,
     /// Where it is.
@@ -33,6 +35,8 @@ pub enum State {
     Ready,
     /// May be sent from then on; keeps its place until then.
     Waiting(Time),
+    /// Has to come again, in a lane of which nothing more is sent.
+    Parked,
 }
 
 impl Unsettled {
@@ -45,14 +49,16 @@ impl Unsettled {
     fn timer(&self) -> Option<Time> {
         match self.state {
             State::HandedOut(until) | State::Waiting(until) => Some(until),
-            State::Delivered | State::Ready => None,
+            State::Delivered | State::Ready | State::Parked => None,
         }
     }
 }
 
 /// All unsettled messages of a right.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Flight {
+    /// What is due to be sent in other lanes is parked.
+    sendable: Lanes,
     messages: BTreeMap<Offset, Unsettled>,
     /// Those that may go now.
     ready: BTreeSet<Offset>,
@@ -64,7 +70,43 @@ pub struct Flight {
     bytes: u64,
 }
 
+impl Default for Flight {
+    fn default() -> Self {
+        Self {
+            sendable: Lanes::ALL,
+            messages: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            sent: 0,
+            waiting: 0,
+            bytes: 0,
+        }
+    }
+}
+
 impl Flight {
+    /// The lanes that may be sent.
+    #[must_use]
+    pub fn sendable(&self) -> Lanes {
+        self.sendable
+    }
+
+    /// Changes which lanes may be sent.
+    pub fn set_sendable(&mut self, lanes: Lanes) {
+        self.sendable = lanes;
+        let due = |u: &Unsettled| !u.is_sent();
+        let due: Vec<_> =
+            self.messages.iter().filter(|(_, u)| due(u)).map(|(at, u)| (*at, *u)).collect();
+        for (at, unsettled) in due {
+            self.put(at, unsettled);
+        }
+    }
+
+    /// Every message.
+    pub fn all(&self) -> impl Iterator<Item = (Offset, Unsettled)> + '_ {
+        self.messages.iter().map(|(at, u)| (*at, *u))
+    }
+
     /// One message.
     #[must_use]
     pub fn get(&self, at: Offset) -> Option<Unsettled> {
@@ -135,13 +177,21 @@ impl Flight {
     /// The one place that changes a message, so that what is counted beside it stays true.
     pub fn put(&mut self, at: Offset, new: Unsettled) {
         self.remove(at);
+        let may_go = new.lane.is_none_or(|lane| self.sendable.contains(lane));
+        let state = match new.state {
+            State::Ready | State::Waiting(_) if !may_go => State::Parked,
+            State::Parked if may_go => State::Ready,
+            state => state,
+        };
+        let new = Unsettled { state, ..new };
         self.timers.extend(new.timer().map(|until| (until, at)));
         match new.state {
             State::Delivered | State::HandedOut(_) => self.sent += 1,
             State::Waiting(_) => self.waiting += 1,
             State::Ready => drop(self.ready.insert(at)),
+            State::Parked => {}
         }
-        if new.state != State::Ready {
+        if new.has_place() {
             self.bytes += new.bytes;
         }
         self.messages.insert(at, new);
@@ -157,8 +207,9 @@ impl Flight {
             State::Delivered | State::HandedOut(_) => self.sent -= 1,
             State::Waiting(_) => self.waiting -= 1,
             State::Ready => drop(self.ready.remove(&at)),
+            State::Parked => {}
         }
-        if old.state != State::Ready {
+        if old.has_place() {
             self.bytes -= old.bytes;
         }
     }
@@ -198,9 +249,14 @@ impl Flight {
 }
 
 impl Unsettled {
+    fn has_place(&self) -> bool {
+        !matches!(self.state, State::Ready | State::Parked)
+    }
+
     /// The same, due to be sent again. What is known to have been handed out was delivered; what
     /// was not, comes again as if it had never been sent.
-    fn again(self) -> Self {
+    #[must_use]
+    pub fn again(self) -> Self {
         let handed_out = matches!(self.state, State::HandedOut(_));
         let handed = self.handed.saturating_add(u16::from(handed_out));
         Self { handed, state: State::Ready, ..self }

@@ -2,14 +2,19 @@
 //! those that were removed. It routes each input to its queue and promises that a removed copy does
 //! not come back under an old epoch; the rules of a queue or a copy are not here.
 
+mod copies;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{
-    CopyFrom, CopyQueue, CopySealed, CopyState, FromWorker, HeldCopy, HeldQueue, OpenQueue,
-    OpenRight, RightEpoch, SubscriptionSetup,
+    CopyQueue, FromWorker, HeldQueue, MergeRights, OpenQueue, OpenRight, Order, RightEpoch,
+    SplitRight, SubscriptionSetup,
 };
+use ringway_proto::routing::Router;
+use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
     Uuid, WallTime,
@@ -17,8 +22,9 @@ use ringway_proto::{
 
 use super::copy::Copy;
 use super::delivery::{Frame, Right, Tally};
-use super::hosted::{CopyNext, HeldOpen, Hosted};
+use super::hosted::{HeldOpen, Hosted};
 use super::queue::{Append, Queue, StoredBatch, stale};
+use super::slots::{Routes, Table};
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
 
@@ -68,13 +74,38 @@ pub enum Step {
         /// The epoch.
         epoch: Epoch,
     },
+    /// Split a right.
+    Split(SplitRight),
+    /// Merge rights.
+    Merge(MergeRights),
+    /// Take nothing more of what a move takes from the queue or gives it.
+    SealSlots {
+        /// The epoch that it is open under.
+        epoch: Epoch,
+        /// The move.
+        moved: SlotMove,
+    },
+    /// Say when a subscription is past a fence.
+    AwaitFence {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// The fence.
+        fence: Fence,
+        /// The end of the move at the queue.
+        at: Offset,
+    },
+    /// A subscription has passed fences.
+    FencesPassed {
+        /// The subscription.
+        subscription: SubscriptionId,
+        /// All that it has passed.
+        passed: Vec<Fence>,
+    },
 }
 
-/// How a right stands, for those who look.
+/// How a subscription stands at a queue, for those who look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RightState {
-    /// The right.
-    pub right: RightId,
     /// The subscription's name.
     pub subscription: String,
     /// The queue's name, `GROUP/N`.
@@ -89,7 +120,7 @@ pub struct RightState {
 #[derive(Clone, Debug)]
 pub struct Host {
     rules: Rules,
-    routing: RoutingVersion,
+    table: Table,
     /// Queues that the routing gives to this worker.
     ours: BTreeSet<QueueId>,
     hosted: BTreeMap<QueueId, Hosted>,
@@ -110,7 +141,7 @@ impl Host {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
-            routing: RoutingVersion(0),
+            table: Table::default(),
             ours: BTreeSet::new(),
             hosted: BTreeMap::new(),
             copies: BTreeMap::new(),
@@ -124,14 +155,34 @@ impl Host {
     /// The routing version that is known.
     #[must_use]
     pub fn routing(&self) -> RoutingVersion {
-        self.routing
+        self.table.version
     }
 
-    /// The routing that holds now gives these queues to this worker.
-    pub fn set_routing(&mut self, version: RoutingVersion, ours: BTreeSet<QueueId>) {
-        if version >= self.routing {
-            self.routing = version;
-            self.ours = ours;
+    /// The routing that holds now, which gives these queues to this worker. What waited for the
+    /// moves that it contains is decided.
+    pub fn set_routing(
+        &mut self,
+        router: Arc<Router>,
+        ours: BTreeSet<QueueId>,
+        out: &mut Vec<Action>,
+    ) {
+        if router.version() < self.table.version {
+            return;
+        }
+        self.ours = ours;
+        self.table.version = router.version();
+        let is_news =
+            self.table.router.is_none() || router.moves().through() > self.table.moves.through();
+        if is_news {
+            self.table.moves = router.moves().clone();
+        }
+        self.table.router = Some(router);
+        if is_news {
+            let (table, rules) = (&self.table, &self.rules);
+            for (id, hosted) in &mut self.hosted {
+                hosted.learn_moves(*id, &table.moves, out);
+                hosted.release(table, rules, out);
+            }
         }
     }
 
@@ -158,26 +209,27 @@ impl Host {
         self.queues().map(|(id, hosted)| hosted.held(id)).collect()
     }
 
-    /// Every copy, in order.
-    pub fn copies(&self) -> impl Iterator<Item = (QueueId, &Copy)> {
-        self.copies.iter().map(|(id, copy)| (*id, copy))
-    }
-
-    /// Every copy as it is said at registration.
-    #[must_use]
-    pub fn held_copies(&self) -> Vec<HeldCopy> {
-        self.copies.values().map(Copy::held).collect()
-    }
-
     fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
 
-    /// Decides about a batch.
-    pub fn append(&mut self, queue: QueueId, append: Append, out: &mut Vec<Action>) {
+    /// Decides about an append of `batch`.
+    pub fn append(
+        &mut self,
+        queue: QueueId,
+        mut append: Append,
+        batch: &Batch,
+        out: &mut Vec<Action>,
+    ) {
         match self.hosted.get_mut(&queue) {
-            Some(hosted) => hosted.queue.append(append, self.routing, &self.rules, out),
+            Some(hosted) => {
+                // Also one that waits is decided on when the queue may have seals.
+                if hosted.queue.sealed().is_some() || !hosted.queue.slots.is_empty() {
+                    append.routes = Routes::of(batch);
+                }
+                hosted.queue.append(append, &self.table, &self.rules, out);
+            }
             None => {
                 let refusal = self.not_here(queue, append.routing);
                 out.push(Action::Refuse { token: append.token, refusal });
@@ -187,10 +239,10 @@ impl Host {
 
     /// A queue that is not here may be on its way here, which frees nothing, or be elsewhere.
     fn not_here(&self, queue: QueueId, asked_under: RoutingVersion) -> Refusal {
-        if self.ours.contains(&queue) || asked_under > self.routing {
+        if self.ours.contains(&queue) || asked_under > self.table.version {
             return Refusal::new(Code::NotYet, format!("queue {queue} is not open here yet"));
         }
-        stale(format!("queue {queue} is not served here"), self.routing)
+        stale(format!("queue {queue} is not served here"), self.table.version)
     }
 
     /// Does what the coordinator says.
@@ -221,18 +273,35 @@ impl Host {
                         hosted.unseal(queue, attempt, out);
                         self.release(now, queue, out);
                     }
-                    Step::Start(setup) => hosted.start(queue, &setup, out),
+                    Step::Start(setup) => {
+                        hosted.start(queue, &setup, out);
+                        hosted.tell_passed(out);
+                    }
                     Step::Raise(to) => {
                         if hosted.raise(&to, out) {
                             let RightEpoch { right, epoch, .. } = to;
                             out.push(Action::Tell(FromWorker::RightRaised { right, epoch }));
                         }
                     }
+                    Step::SealSlots { epoch, moved } => {
+                        hosted.seal_slots(queue, epoch, &moved, out);
+                        // It may have taken effect already.
+                        hosted.learn_moves(queue, &self.table.moves, out);
+                    }
+                    Step::AwaitFence { subscription, fence, at } => {
+                        hosted.fences.watch(subscription, fence, at);
+                        hosted.tell_passed(out);
+                    }
+                    Step::FencesPassed { subscription, passed } => {
+                        hosted.pass_fences(queue, subscription, passed, out);
+                    }
                     Step::Revoke { right, epoch } => {
                         if let Some(right) = hosted.rights.get_mut(&right) {
                             right.revoke(epoch);
                         }
                     }
+                    Step::Split(order) => hosted.split(queue, &order, out),
+                    Step::Merge(order) => hosted.merge(queue, &order, out),
                     Step::Open(_)
                     | Step::Tombstone { .. }
                     | Step::Copy(_)
@@ -255,6 +324,7 @@ impl Host {
         self.open_copy(id);
         let hosted = self.hosted.entry(id).or_insert_with(|| Hosted::new(Queue::new(open)));
         hosted.open(open, fresh, out);
+        hosted.learn_moves(id, &self.table.moves, out);
         self.release(now, id, out);
     }
 
@@ -269,12 +339,11 @@ impl Host {
     /// acks, then opens, which may list what those acks are about, each followed by what came after
     /// it.
     fn release(&mut self, now: Time, id: QueueId, out: &mut Vec<Action>) {
-        let (routing, rules) = (self.routing, self.rules);
         let Some(hosted) = self.hosted.get_mut(&id) else { return };
         if hosted.queue.sealed().is_some() {
             return;
         }
-        hosted.release(routing, &rules, out);
+        hosted.release(&self.table, &self.rules, out);
         for right in hosted.rights.values_mut() {
             right.release_acks(out);
         }
@@ -289,186 +358,6 @@ impl Host {
                 }
                 Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
             }
-        }
-    }
-
-    fn copy_queue(&mut self, order: &CopyQueue, out: &mut Vec<Action>) {
-        let id = order.queue;
-        if let Some(why) = self.against_copy(order) {
-            out.push(Action::Late { queue: id, order: LateOrder::CopyQueue, why });
-            return;
-        }
-        if let Some(copy) = self.copies.get(&id).filter(|copy| copy.uuid() != order.uuid) {
-            self.forget_copy(id, copy.attempt(), out);
-        }
-        let (born, fetch) = (self.next_number(), self.next_number());
-        let CopyQueue { name, uuid, epoch, attempt, .. } = order.clone();
-        let is_new = self.begin_copy(id, uuid, name, epoch, attempt, born);
-        let Some(copy) = self.copies.get_mut(&id) else { return };
-        if is_new {
-            out.push(Action::Write { queue: id, record: copy.record() });
-        }
-        copy.order(order, fetch, out);
-    }
-
-    /// True when this begins a copy or an attempt.
-    fn begin_copy(
-        &mut self,
-        id: QueueId,
-        uuid: Uuid,
-        name: String,
-        epoch: Epoch,
-        attempt: Attempt,
-        born: u64,
-    ) -> bool {
-        match self.copies.get_mut(&id) {
-            Some(copy) if copy.attempt() >= attempt => return false,
-            Some(copy) => copy.begin(name, epoch, attempt),
-            None => {
-                let copy = Copy::new(id, uuid, name, epoch, attempt, born);
-                self.copies.insert(id, copy);
-            }
-        }
-        true
-    }
-
-    fn against_copy(&self, order: &CopyQueue) -> Option<String> {
-        let CopyQueue { queue, uuid, epoch, attempt, .. } = order;
-        if let Some(removed) = self.removed.get(queue).filter(|removed| epoch < *removed) {
-            return Some(format!(
-                "it names epoch {epoch}, and the copy was removed under epoch {removed}"
-            ));
-        }
-        if let Some(hosted) = self.hosted.get(queue) {
-            return Some(format!("the queue is open here under epoch {}", hosted.queue.epoch()));
-        }
-        let dropped = self.dropped.get(queue).filter(|(of, over)| of == uuid && attempt <= over);
-        if let Some((_, over)) = dropped {
-            return Some(format!("it is for attempt {attempt}, and {over} is over"));
-        }
-        let newer =
-            self.copies.get(queue).filter(|c| c.uuid() == *uuid && c.attempt() > *attempt)?;
-        Some(format!("it is for attempt {attempt}, and the copy is for {}", newer.attempt()))
-    }
-
-    fn forget_copy(&mut self, queue: QueueId, attempt: Attempt, out: &mut Vec<Action>) {
-        if let Some(copy) = self.copies.remove(&queue) {
-            out.push(Action::StopFetch(queue));
-            out.push(Action::Forget(queue));
-            let record = ControlRecord::CopyDropped { uuid: copy.uuid(), attempt };
-            out.push(Action::Write { queue, record });
-        }
-    }
-
-    fn note_dropped(&mut self, queue: QueueId, uuid: Uuid, attempt: Attempt) {
-        let known = self.dropped.entry(queue).or_insert((uuid, attempt));
-        if known.0 != uuid || known.1 < attempt {
-            *known = (uuid, attempt);
-        }
-    }
-
-    /// The copy that what comes under this number belongs to.
-    fn fetched(&mut self, queue: QueueId, fetch: u64) -> Option<&mut Copy> {
-        self.copies.get_mut(&queue).filter(|copy| copy.is_fetched_by(fetch))
-    }
-
-    /// What to ask the original for under this number; none when nothing is wanted any more.
-    #[must_use]
-    pub fn fetch_from(&mut self, queue: QueueId, fetch: u64) -> Option<CopyFrom> {
-        self.fetched(queue, fetch).map(|copy| copy.ask())
-    }
-
-    /// The original of a copy is this far.
-    pub fn copy_heard(
-        &mut self,
-        now: Time,
-        queue: QueueId,
-        fetch: u64,
-        state: CopyState,
-        out: &mut Vec<Action>,
-    ) {
-        let rules = self.rules;
-        if let Some(copy) = self.fetched(queue, fetch) {
-            copy.heard(now, state, &rules, out);
-        }
-    }
-
-    /// A batch came from the original. The number of the copy that it is to be written for; none
-    /// when it is not wanted.
-    ///
-    /// # Errors
-    /// [`Code::Damaged`] when it does not follow what is here; it is asked for again.
-    pub fn copy_batch(
-        &mut self,
-        fetch: u64,
-        batch: &StoredBatch,
-        out: &mut Vec<Action>,
-    ) -> Result<Option<u64>, Refusal> {
-        let queue = batch.queue;
-        let Some(copy) = self.fetched(queue, fetch) else { return Ok(None) };
-        match copy.take(batch) {
-            Ok(is_news) => Ok(is_news.then_some(copy.born())),
-            Err(refusal) => Err(self.ask_again(queue, refusal, out)),
-        }
-    }
-
-    /// The original is sealed.
-    ///
-    /// # Errors
-    /// As [`Copy::sealed`]; it is asked for again.
-    pub fn copy_sealed(
-        &mut self,
-        queue: QueueId,
-        fetch: u64,
-        snapshot: CopySealed,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Refusal> {
-        let Some(copy) = self.fetched(queue, fetch) else { return Ok(()) };
-        copy.sealed(snapshot, out).map_err(|refusal| self.ask_again(queue, refusal, out))
-    }
-
-    fn ask_again(&mut self, queue: QueueId, refusal: Refusal, out: &mut Vec<Action>) -> Refusal {
-        let fetch = self.next_number();
-        if let Some(copy) = self.copies.get_mut(&queue) {
-            copy.fetch_again(fetch, out);
-        }
-        refusal
-    }
-
-    /// A batch of the copy with the number `born` is on disk. False when that copy is gone.
-    pub fn copy_stored(
-        &mut self,
-        now: Time,
-        born: u64,
-        batch: &StoredBatch,
-        out: &mut Vec<Action>,
-    ) -> bool {
-        let rules = self.rules;
-        let copy = self.copies.get_mut(&batch.queue).filter(|copy| copy.born() == born);
-        copy.map(|copy| copy.stored(now, batch, &rules, out)).is_some()
-    }
-
-    /// The next moment at which [`Host::wake_copies`] has something to say.
-    #[must_use]
-    pub fn copies_wakeup(&self) -> Option<Time> {
-        self.copies.values().filter_map(|copy| copy.next_wakeup(&self.rules)).min()
-    }
-
-    /// Says how far copies are, where it is time.
-    pub fn wake_copies(&mut self, now: Time, out: &mut Vec<Action>) {
-        for copy in self.copies.values_mut() {
-            if copy.next_wakeup(&self.rules).is_some_and(|at| at <= now) {
-                copy.report(now, &self.rules, out);
-            }
-        }
-    }
-
-    /// What a copy of a queue that is open here is sent next.
-    #[must_use]
-    pub fn copy_next(&self, asked: &CopyFrom) -> CopyNext {
-        match self.hosted.get(&asked.queue) {
-            Some(hosted) => hosted.copy_next(asked),
-            None => CopyNext::Over(self.not_here(asked.queue, self.routing)),
         }
     }
 
@@ -506,7 +395,7 @@ impl Host {
                 return;
             }
             if let Some(mut hosted) = self.hosted.remove(&queue) {
-                hosted.leave(self.routing, out);
+                hosted.leave(self.table.version, out);
             }
             out.push(Action::Forget(queue));
         }
@@ -571,8 +460,9 @@ impl Host {
             return Err(Refusal::new(Code::NotYet, format!("queue {} is not open here", id.queue)));
         };
         let (end, frozen) = (hosted.queue.durable(), hosted.is_frozen());
+        let at = hosted.at(&id).unwrap_or(id);
         let name = &hosted.queue.name;
-        let right = hosted.rights.get_mut(&id).ok_or_else(|| {
+        let right = hosted.rights.get_mut(&at).ok_or_else(|| {
             let subscription = id.subscription;
             Refusal::new(
                 Code::NotYet,
@@ -585,7 +475,7 @@ impl Host {
             return Ok(());
         }
         right.open(now, stream, request, end, &self.rules, out)?;
-        self.unwritten.insert(id);
+        self.unwritten.insert(at);
         Ok(())
     }
 
@@ -605,6 +495,8 @@ impl Host {
             return Tally::default();
         }
         let frozen = hosted.is_frozen();
+        // A stream goes on when its right is split, and names what it opened.
+        let Some(id) = hosted.at(&id) else { return Tally::default() };
         let Some(right) = hosted.rights.get_mut(&id) else { return Tally::default() };
         if let Frame::Ack(acks) = frame
             && frozen
@@ -656,6 +548,9 @@ impl Host {
             out.extend(record.map(|record| Action::Write { queue: id.queue, record }));
             out.extend(confirm.map(|(stream, confirmed)| Action::Confirm { stream, confirmed }));
         }
+        for hosted in self.hosted.values_mut().filter(|hosted| hosted.fences.is_watched()) {
+            hosted.tell_passed(out);
+        }
     }
 
     /// Whether [`Host::write_acks`] has something to write.
@@ -688,8 +583,19 @@ impl Host {
         let hosted = self.hosted.get_mut(&id.queue)?;
         let end = hosted.queue.durable();
         let right = hosted.rights.get_mut(id)?;
-        let selection = right.select(base, batch, &matching, end, &rules);
-        if right.floor_is_ahead_by(rules.floor_every_offsets) {
+        let is_ordered = hosted
+            .subscriptions
+            .get(&id.subscription)
+            .is_some_and(|setup| setup.order == Order::Key);
+        let moves = &self.table.moves;
+        let gate = if is_ordered && moves.gave(id.queue) {
+            hosted.fences.gate(id.queue, id.subscription, moves)
+        } else {
+            None
+        };
+        let selection = right.select(base, batch, &matching, gate, end, &rules);
+        let is_ahead = right.floor_is_ahead_by(rules.floor_every_offsets);
+        if is_ahead || hosted.fences.is_watched() {
             self.unwritten.insert(*id);
         }
         selection
@@ -702,14 +608,12 @@ impl Host {
         }
     }
 
-    /// How every right stands.
+    /// How every subscription stands at every queue.
     #[must_use]
     pub fn states(&self) -> Vec<RightState> {
         let mut states = Vec::new();
-        for (_, hosted) in self.queues() {
-            for (id, right) in &hosted.rights {
-                states.extend(state(hosted, id, right));
-            }
+        for (id, hosted) in self.queues() {
+            states.extend(hosted.subscriptions.keys().filter_map(|of| state(hosted, id, *of)));
         }
         states
     }
@@ -719,9 +623,7 @@ impl Host {
     pub fn lag(&self, subscription: SubscriptionId) -> Vec<QueueLag> {
         let mut lags = Vec::new();
         for (id, hosted) in self.queues() {
-            let right = RightId::whole(subscription, id);
-            let state = hosted.rights.get(&right).and_then(|r| state(hosted, &right, r));
-            lags.extend(state.map(|state| state.lag));
+            lags.extend(state(hosted, id, subscription).map(|state| state.lag));
         }
         lags
     }
@@ -752,6 +654,9 @@ impl Host {
     /// # Errors
     /// [`Code::Damaged`] for a record that cannot be about this queue.
     pub fn replay_record(&mut self, id: QueueId, record: ControlRecord) -> Result<bool, Refusal> {
+        if let ControlRecord::SlotsMoved { through, moves } = &record {
+            self.table.moves.extend(*through, moves.iter().cloned())?;
+        }
         match record {
             ControlRecord::Copying { uuid, name, epoch, attempt } => {
                 let born = self.next_number();
@@ -792,6 +697,7 @@ impl Host {
         let mut hosts: Vec<Host> = (0..shards).map(|_| Host::new(self.rules)).collect();
         for (id, hosted) in self.hosted {
             if let Some(host) = hosts.get_mut(shard_of(id)) {
+                host.table.moves = self.table.moves.clone();
                 host.hosted.insert(id, hosted);
             }
         }
@@ -829,22 +735,26 @@ fn older(held: &Queue, epoch: Epoch) -> String {
     format!("it comes under epoch {epoch}, and the queue is open under {}", held.epoch())
 }
 
-fn state(hosted: &Hosted, id: &RightId, right: &Right) -> Option<RightState> {
-    let setup = hosted.subscriptions.get(&id.subscription)?;
+fn state(hosted: &Hosted, id: QueueId, subscription: SubscriptionId) -> Option<RightState> {
+    let setup = hosted.subscriptions.get(&subscription)?;
     let queue = &hosted.queue;
-    let lag_messages = right.lag(queue.durable());
+    let rights = || hosted.rights_of(id, subscription);
+    let floor = rights().map(Right::floor).min()?;
+    let lag_messages = hosted.lag_of(id, subscription, queue.durable());
+    let mut holders = rights().map(|right| right.holder().map(|holder| &holder.member));
+    let member = holders.next().flatten().filter(|first| holders.all(|h| h == Some(first)));
     Some(RightState {
-        right: *id,
         subscription: setup.name.to_string(),
         queue: queue.name.clone(),
-        oldest: (lag_messages > 0).then(|| hosted.ages.arrived(right.floor())).flatten(),
+        oldest: (lag_messages > 0).then(|| hosted.ages.arrived(floor)).flatten(),
         lag: QueueLag {
             queue: queue.name.clone(),
             end: queue.durable(),
-            floor: right.floor(),
+            floor,
             lag_messages,
-            in_flight_messages: right.in_flight() as u64,
-            member: right.holder().map(|holder| holder.member.clone()),
+            in_flight_messages: rights().map(|right| right.in_flight() as u64).sum(),
+            fenced_messages: rights().map(|right| right.fenced_messages() as u64).sum(),
+            member: member.cloned(),
         },
     })
 }
@@ -856,3 +766,7 @@ mod tests;
 #[cfg(test)]
 #[path = "move_tests.rs"]
 mod move_tests;
+
+#[cfg(test)]
+#[path = "grow_tests.rs"]
+mod grow_tests;

@@ -1,8 +1,12 @@
 use proptest::prelude::*;
-use ringway_proto::control::{Order, Start};
+use ringway_proto::batch::BatchBuilder;
+use ringway_proto::control::{CopySealed, GrantedRight, Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
+use ringway_proto::message::Message;
+use ringway_proto::routing::Routing;
 use ringway_proto::{
-    Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session, SubscriptionName,
+    Class, Filter, GroupId, Holder, Incarnation, MemberId, OpenNumber, Sequence, Session,
+    SubscriptionName,
 };
 
 use super::*;
@@ -31,6 +35,7 @@ fn open(epoch: u64) -> Step {
         max_body_bytes: 100,
         subscriptions: vec![],
         rights: vec![],
+        moves: vec![],
     })
 }
 
@@ -83,10 +88,11 @@ impl Bench {
             count: 2,
             largest_body_bytes: 10,
             batch_bytes: 100,
+            routes: Routes::default(),
         };
         change(&mut append);
         let mut out = Vec::new();
-        self.host.append(queue(), append, &mut out);
+        self.host.append(queue(), append, &any_batch(), &mut out);
         out
     }
 
@@ -115,6 +121,18 @@ impl Bench {
         }
         again
     }
+}
+
+/// A batch of one message without a key.
+pub(super) fn any_batch() -> Batch {
+    let mut builder = BatchBuilder::new();
+    builder.push(&Message::new(Class::new("a.x").unwrap(), "body"));
+    Batch::parse(builder.finish(WallTime(0))).unwrap()
+}
+
+fn route(host: &mut Host, version: u64, ours: BTreeSet<QueueId>) {
+    let routing = Routing { version: RoutingVersion(version), ..Routing::default() };
+    host.set_routing(Arc::new(Router::new(routing).unwrap()), ours, &mut Vec::new());
 }
 
 fn store(token: Token, at: u64) -> Vec<Action> {
@@ -194,15 +212,15 @@ fn a_batch_is_checked_in_the_order_of_the_design() {
 #[test]
 fn a_queue_that_is_not_here_frees_nothing_while_it_may_be_on_its_way() {
     let mut bench = Bench::new();
-    bench.host.set_routing(RoutingVersion(5), BTreeSet::new());
+    route(&mut bench.host, 5, BTreeSet::new());
     let asked = |bench: &mut Bench, version: u64| {
         refusal(&bench.append(1, 0, |a| a.routing = RoutingVersion(version)))
     };
     assert_eq!(asked(&mut bench, 5), Some(Code::StaleRouting));
     assert_eq!(asked(&mut bench, 6), Some(Code::NotYet));
-    bench.host.set_routing(RoutingVersion(6), BTreeSet::from([queue()]));
+    route(&mut bench.host, 6, BTreeSet::from([queue()]));
     assert_eq!(asked(&mut bench, 6), Some(Code::NotYet));
-    bench.host.set_routing(RoutingVersion(4), BTreeSet::new());
+    route(&mut bench.host, 4, BTreeSet::new());
     assert_eq!(bench.host.routing(), RoutingVersion(6), "an older table changes nothing");
 }
 
@@ -353,6 +371,7 @@ fn what_was_passed_over_is_not_looked_at_again_after_a_restart() {
         holder: member(),
         open: OpenNumber(1),
         held: vec![],
+        held_lanes: Vec::new(),
         handed_out: vec![],
         acks: vec![],
         ack_number: 0,
@@ -418,6 +437,29 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (2u64..6).prop_map(|e| Op::Step(tombstone(e))),
         2 => (1u32..3).prop_map(|s| Op::Step(Step::Start(setup(s, Start::Now)))),
         2 => raise.prop_map(|to| Op::Step(Step::Raise(to))),
+        2 => (1u32..3, 0u64..6).prop_map(|(s, epoch)| {
+            let (right, halves) = halves(s);
+            let holder = Some(member());
+            let into = halves.into_iter().zip(epoch..).map(|(right, epoch)| RightEpoch {
+                right,
+                epoch: Epoch(epoch),
+                holder: holder.clone(),
+            });
+            Op::Step(Step::Split(SplitRight { right, epoch: Epoch(epoch), into: into.collect() }))
+        }),
+        2 => (1u32..3, 0usize..2, 1u64..8).prop_map(|(s, half, epoch)| {
+            let right = halves(s).1[half];
+            Op::Step(Step::Raise(RightEpoch { right, epoch: Epoch(epoch), holder: None }))
+        }),
+        2 => (1u32..3, 1u64..8, 1u64..8).prop_map(|(s, low, high)| {
+            let (right, halves) = halves(s);
+            let parts = halves.into_iter().zip([low, high]).map(|(right, epoch)| GrantedRight {
+                right,
+                epoch: Epoch(epoch),
+            });
+            let into = RightEpoch { right, epoch: Epoch(low.max(high) + 1), holder: Some(member()) };
+            Op::Step(Step::Merge(MergeRights { parts: parts.collect(), into }))
+        }),
         8 => (1u128..3, 1u32..3, 0u64..8, 1u32..3).prop_map(|(producer, session, base, count)| {
             Op::Append { producer, session, base, count }
         }),
@@ -425,6 +467,13 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(subscription, open, acks)| Op::Open { subscription, open, acks }),
         2 => (1u32..3, range()).prop_map(|(subscription, range)| Op::Ack { subscription, range }),
     ]
+}
+
+/// The whole right of a subscription, and its halves.
+fn halves(subscription: u32) -> (RightId, [RightId; 2]) {
+    let whole = RightId::whole(SubscriptionId(subscription), queue());
+    let half = |start| whole.with(ringway_proto::Lanes { start, end: start + 2048 });
+    (whole, [half(0), half(2048)])
 }
 
 fn copying(epoch: u64, attempt: Attempt) -> Step {
@@ -451,7 +500,7 @@ enum Logged {
 fn views(host: &Host) -> Vec<impl PartialEq + std::fmt::Debug + use<>> {
     let view = |(id, hosted): (QueueId, &Hosted)| {
         let rights: Vec<_> = hosted.rights.iter().map(|(id, r)| (*id, r.durable_view())).collect();
-        (id, hosted.queue.durable_view(), rights)
+        (id, hosted.queue.durable_view(), rights, hosted.fences.durable_view())
     };
     host.queues().map(view).collect()
 }
@@ -476,6 +525,7 @@ fn snapshot(attempt: u64, end: u64) -> CopySealed {
         max_body_bytes: 100,
         subscriptions: vec![setup(1, Start::Start)],
         rights: vec![ringway_proto::control::CopiedRight {
+            layers: Vec::new(),
             right: RightEpoch { right, epoch: Epoch(4), holder: Some(member()) },
             floor: Offset(0),
             acked: vec![OffsetRange::new(1, 2)],
@@ -507,11 +557,12 @@ proptest! {
                         count,
                         largest_body_bytes: 1,
                         batch_bytes: 1,
+                        routes: Routes::default(),
                     };
                     header = Some(append.clone());
                     // Held appends are not under test here.
                     if host.queue(queue()).is_some_and(|h| h.queue.sealed().is_none()) {
-                        host.append(queue(), append, &mut out);
+                        host.append(queue(), append, &any_batch(), &mut out);
                     }
                 }
                 Op::Open { subscription, open, acks } => {
@@ -523,6 +574,7 @@ proptest! {
                         holder: member(),
                         open: OpenNumber(open),
                         held: vec![],
+                        held_lanes: Vec::new(),
                         handed_out: vec![],
                         acks,
                         ack_number: 1,

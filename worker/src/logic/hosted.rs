@@ -8,13 +8,17 @@ use ringway_proto::control::{
     CopyFrom, CopySealed, CopyState, FromWorker, HeldQueue, OpenQueue, OpenRight, RightEpoch,
     Start, SubscriptionSetup,
 };
+use ringway_proto::routing::moves::{Fence, Moves, SlotMove};
 use ringway_proto::{
-    Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
+    Attempt, Code, Epoch, MoveNumber, Offset, QueueId, Refusal, RightId, RoutingVersion,
+    SubscriptionId, Time,
 };
 
 use super::ages::Ages;
 use super::delivery::{Frame, Right};
+use super::fences::Fences;
 use super::queue::{Queue, stale};
+use super::slots::Table;
 use super::{Action, Rules, StreamId};
 use crate::records::ControlRecord;
 
@@ -32,6 +36,19 @@ pub enum CopyNext {
     Sealed(Box<CopySealed>),
     /// No copy comes of it.
     Over(Refusal),
+}
+
+impl CopyNext {
+    /// Whether a copy that waits for its pace waits no longer: publishers wait for it now, or it
+    /// has nothing to wait for.
+    #[must_use]
+    pub fn ends_pace(&self) -> bool {
+        match self {
+            Self::Wait => false,
+            Self::Batches { sealed } => *sealed,
+            Self::Sealed(_) | Self::Over(_) => true,
+        }
+    }
 }
 
 /// An open that waits for a seal to be lifted, and what its holder said behind it: it is about the
@@ -63,6 +80,8 @@ pub struct Hosted {
     pub rights: BTreeMap<RightId, Right>,
     /// When its messages arrived.
     pub ages: Ages,
+    /// What its readers have to have read elsewhere first.
+    pub fences: Fences,
     /// Opens that wait for a seal to be lifted, the newest of each right.
     held_opens: BTreeMap<RightId, HeldOpen>,
 }
@@ -76,6 +95,7 @@ impl Hosted {
             subscriptions: BTreeMap::new(),
             rights: BTreeMap::new(),
             ages: Ages::default(),
+            fences: Fences::default(),
             held_opens: BTreeMap::new(),
         }
     }
@@ -105,7 +125,8 @@ impl Hosted {
     /// the copy was made by this very message.
     pub fn open(&mut self, open: &OpenQueue, fresh: bool, out: &mut Vec<Action>) {
         let id = open.queue;
-        let changed = open.epoch > self.queue.epoch()
+        let is_news = fresh || open.epoch > self.queue.epoch();
+        let changed = is_news
             || open.name != self.queue.name
             || open.max_body_bytes != self.queue.max_body_bytes;
         self.queue.raise(open.epoch);
@@ -122,9 +143,15 @@ impl Hosted {
         }
         for setup in &open.subscriptions {
             self.begin(id, setup, out);
+            if is_news && self.queue.end() == Offset(0) {
+                self.lay(id, setup.id, &open.rights, out);
+            }
         }
         for right in &open.rights {
             self.raise(right, out);
+        }
+        for moved in &open.moves {
+            self.take_move(id, moved, out);
         }
         // The epoch comes last: a crash may leave any prefix of these records, and the worker that
         // reports the epoch is not told again what belongs to it.
@@ -216,6 +243,94 @@ impl Hosted {
             }
         }
         self.tell_sealed(id, out);
+    }
+
+    /// Seals the queue for a move that it was sealed for when it was open elsewhere.
+    fn take_move(&mut self, id: QueueId, moved: &SlotMove, out: &mut Vec<Action>) {
+        if self.queue.slots.is_sealed_for(moved.number) {
+            return;
+        }
+        let end = moved.ends.iter().find(|end| end.queue == id).map_or(Offset(0), |end| end.at);
+        // All of it came with the queue.
+        if let Ok(record) = self.queue.slots.seal(moved.clone(), end, end) {
+            out.push(Action::Write { queue: id, record });
+        }
+    }
+
+    /// Seals the queue for what a move takes from it or gives it, and says where that ends once
+    /// all that was taken is durable or taken back. A queue that is sealed to be moved does not
+    /// answer: it will be asked again, there or here.
+    pub fn seal_slots(
+        &mut self,
+        id: QueueId,
+        epoch: Epoch,
+        moved: &SlotMove,
+        out: &mut Vec<Action>,
+    ) {
+        if epoch != self.queue.epoch() || self.queue.sealed().is_some() {
+            return;
+        }
+        let number = moved.number;
+        if !self.queue.slots.is_sealed_for(number) {
+            let (end, durable) = (self.queue.end(), self.queue.durable());
+            // A move that contradicts itself is not answered; the coordinator checks what it makes.
+            let Ok(record) = self.queue.slots.seal(moved.clone(), end, durable) else { return };
+            out.push(Action::Write { queue: id, record });
+        }
+        if let Some(at) = self.queue.slots.sealed_at(number) {
+            self.tell_slots(id, number, at, out);
+        }
+    }
+
+    fn tell_slots(&self, id: QueueId, number: MoveNumber, at: Offset, out: &mut Vec<Action>) {
+        let epoch = self.queue.epoch();
+        out.push(Action::Tell(FromWorker::SlotsSealed { queue: id, epoch, number, at }));
+    }
+
+    fn settle_slots(&mut self, id: QueueId, out: &mut Vec<Action>) {
+        for (number, at) in self.queue.slots.stored(self.queue.durable()) {
+            self.tell_slots(id, number, at, out);
+        }
+    }
+
+    /// Moves have taken effect: the journal has to know before anything is taken under them.
+    pub fn learn_moves(&mut self, id: QueueId, moves: &Moves, out: &mut Vec<Action>) {
+        let record = self.queue.slots.learn(moves);
+        out.extend(record.map(|record| Action::Write { queue: id, record }));
+    }
+
+    /// A subscription has passed fences: what waited for them is looked at again.
+    pub fn pass_fences(
+        &mut self,
+        id: QueueId,
+        subscription: SubscriptionId,
+        passed: Vec<Fence>,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.fences.pass(subscription, passed.iter().copied()) {
+            return;
+        }
+        let record = ControlRecord::FencesPassed { subscription, passed };
+        out.push(Action::Write { queue: id, record });
+        for (right, state) in &mut self.rights {
+            if right.subscription == subscription && state.look_behind_fences() {
+                out.push(Action::Look(*right));
+            }
+        }
+    }
+
+    /// Tells the coordinator which fences at this queue are passed, of those that it waits for.
+    /// An end beyond the last message is that of a batch which did not fit the disk.
+    pub fn tell_passed(&mut self, out: &mut Vec<Action>) {
+        let durable = self.queue.durable();
+        let rights = &self.rights;
+        let is_past = |subscription: SubscriptionId, at: Offset| {
+            let mut of = rights.iter().filter(|(id, _)| id.subscription == subscription).peekable();
+            of.peek().is_some() && of.all(|(_, right)| right.is_past(at.min(durable)))
+        };
+        for (subscription, fence) in self.fences.take_passed(is_past) {
+            out.push(Action::Tell(FromWorker::FencePassed { subscription, fence }));
+        }
     }
 
     fn tell_sealed(&self, id: QueueId, out: &mut Vec<Action>) {
@@ -318,6 +433,9 @@ impl Hosted {
     pub fn roll_back(&mut self, id: QueueId, out: &mut Vec<Action>) {
         if self.queue.end() > self.queue.durable() {
             self.queue.roll_back();
+            let corrected = self.queue.slots.roll_back(self.queue.durable());
+            out.extend(corrected.into_iter().map(|record| Action::Write { queue: id, record }));
+            self.settle_slots(id, out);
             self.tell_sealed(id, out);
         }
     }
@@ -361,7 +479,7 @@ impl Hosted {
         if self.held_opens.get(right).is_some_and(|open| open.stream == stream) {
             self.held_opens.remove(right);
         }
-        if let Some(right) = self.rights.get_mut(right) {
+        if let Some(right) = self.at(right).and_then(|id| self.rights.get_mut(&id)) {
             right.closed(stream);
         }
     }
@@ -385,12 +503,12 @@ impl Hosted {
     }
 
     /// Decides anew about the appends that waited, if the seal is lifted.
-    pub fn release(&mut self, routing: RoutingVersion, rules: &Rules, out: &mut Vec<Action>) {
+    pub fn release(&mut self, table: &Table, rules: &Rules, out: &mut Vec<Action>) {
         if self.queue.sealed().is_some() {
             return;
         }
         for append in self.queue.take_held() {
-            self.queue.append(append, routing, rules, out);
+            self.queue.append(append, table, rules, out);
         }
     }
 
@@ -421,6 +539,7 @@ impl Hosted {
         out.extend(self.rights.keys().map(|right| Action::Look(*right)));
         // What was under way when the seal came is durable now; it comes here only once, for
         // nothing is taken after it.
+        self.settle_slots(id, out);
         self.tell_sealed(id, out);
         true
     }
@@ -467,6 +586,13 @@ impl Hosted {
             ControlRecord::Acked { right, floor, ranges } => {
                 let known = self.rights.get_mut(&right).ok_or_else(|| unknown(right))?;
                 known.replay_acked(floor, &ranges);
+            }
+            ControlRecord::Split { right, into } => self.replay_split(right, &into)?,
+            ControlRecord::Merged { parts, into } => self.replay_merge(&parts, &into)?,
+            ControlRecord::SlotsSealed { moved, at } => self.queue.slots.restore(moved, at)?,
+            ControlRecord::SlotsMoved { through, .. } => self.queue.slots.set_known(through),
+            ControlRecord::FencesPassed { subscription, passed } => {
+                self.fences.pass(subscription, passed);
             }
         }
         Ok(())

@@ -20,12 +20,16 @@ pub mod copy;
 pub mod cursor;
 pub mod dedup;
 pub mod delivery;
+pub mod fences;
 pub mod flight;
 pub mod host;
 pub mod hosted;
+pub mod layers;
 pub mod pace;
 pub mod queue;
+pub mod ranges;
 pub mod rounds;
+pub mod slots;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
 pub type Token = u64;
@@ -61,11 +65,6 @@ pub struct Rules {
     pub max_snapshot_bytes: usize,
     /// A copy that grows says how far it is after this.
     pub progress_every: Duration,
-    /// A copy is close to its original's end when this many messages are missing, or
-    /// `close_bytes`.
-    pub close_messages: u64,
-    /// See `close_messages`.
-    pub close_bytes: u64,
 }
 
 impl Default for Rules {
@@ -82,8 +81,6 @@ impl Default for Rules {
             max_held_bytes: 16 << 20,
             max_snapshot_bytes: MAX_CONTROL_BYTES / 8 * 7,
             progress_every: Duration::from_millis(500),
-            close_messages: 256,
-            close_bytes: 256 * 1024,
         }
     }
 }
@@ -166,6 +163,8 @@ pub enum Action {
     },
     /// The right may have something to send or to write: look at it again.
     Look(RightId),
+    /// This right has become others: drop what is kept for it.
+    Retire(RightId),
     /// An order of the coordinator came too late and changed nothing. It needs no answer; count it
     /// and say so.
     Late {

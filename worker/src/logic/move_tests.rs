@@ -1,7 +1,7 @@
 //! Moving a queue with its messages, as far as its workers decide: SCHEDULES section 2 with H > 0.
 //! Two hosts are played against each other; what the one sends is handed to the other.
 
-use ringway_proto::control::{Order, Start};
+use ringway_proto::control::{CopyFrom, CopyState, Order, Start};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::limits::MAX_RANGES;
 use ringway_proto::message::Message;
@@ -10,7 +10,9 @@ use ringway_proto::{
     SubscriptionName, batch::BatchBuilder, class::Class,
 };
 
+use super::tests::any_batch;
 use super::*;
+use crate::logic::hosted::CopyNext;
 
 const UUID: Uuid = Uuid(77);
 
@@ -45,6 +47,7 @@ fn open(epoch: u64) -> Step {
         max_body_bytes: 100,
         subscriptions: vec![setup(1)],
         rights: vec![RightEpoch { right: right(), epoch: Epoch(1), holder: Some(member()) }],
+        moves: vec![],
     })
 }
 
@@ -155,9 +158,10 @@ impl Side {
             count,
             largest_body_bytes: 1,
             batch_bytes: 1,
+            routes: Routes::default(),
         };
         let mut out = Vec::new();
-        self.host.append(queue(), append, &mut out);
+        self.host.append(queue(), append, &any_batch(), &mut out);
         if let [Action::Store { at, .. }] = out[..] {
             self.unsynced.push(StoredBatch {
                 queue: queue(),
@@ -188,6 +192,7 @@ impl Side {
             epoch: Epoch(1),
             holder: member(),
             open: OpenNumber(number),
+            held_lanes: Vec::new(),
             handed_out: held.clone(),
             held,
             acks: vec![],
@@ -607,8 +612,9 @@ fn progress_is_said_at_the_beginning_when_close_and_twice_a_second() {
     let mut out = Vec::new();
     b.host.wake_copies(Time(500), &mut out);
     assert_eq!((out.len(), b.host.copies_wakeup()), (1, None));
-    assert_eq!(store(&mut b, 600, 1000, 8800), 1, "close");
-    assert_eq!(store(&mut b, 610, 9800, 100), 0);
+    assert_eq!(store(&mut b, 600, 1000, 8800), 0, "two hundred messages, but of 10,000 bytes each");
+    assert_eq!(store(&mut b, 610, 9800, 100), 1, "close");
+    assert_eq!(store(&mut b, 620, 9900, 50), 0);
     assert_eq!(said, [(0, 0)]);
 }
 

@@ -12,6 +12,7 @@ use ringway_proto::{
 };
 
 use super::dedup::Dedup;
+use super::slots::{Routes, Slots, Table, Verdict};
 use super::{Action, Rules, Token};
 
 /// A batch that wants to be taken; its bytes stay with the driver.
@@ -35,6 +36,8 @@ pub struct Append {
     pub largest_body_bytes: usize,
     /// The size of the batch, in bytes.
     pub batch_bytes: usize,
+    /// What decides where its messages belong; filled in where the queue has seals.
+    pub routes: Routes,
 }
 
 /// A batch that the journal holds or that comes from the primary of a copied queue.
@@ -85,7 +88,10 @@ pub struct Queue {
     /// The newest attempt that was given up, as far as this process has heard.
     given_up: Option<Attempt>,
     dedup: Dedup,
-    /// Appends that wait for the seal to be lifted, in order.
+    /// What moves, or moved, from here and to here.
+    pub slots: Slots,
+    /// Appends that wait for the seal to be lifted, or for the table that says where their
+    /// messages belong, in order.
     held: VecDeque<Append>,
     held_bytes: usize,
 }
@@ -111,6 +117,7 @@ impl Queue {
             sealed: None,
             given_up: None,
             dedup: Dedup::default(),
+            slots: Slots::default(),
             held: VecDeque::new(),
             held_bytes: 0,
         }
@@ -142,26 +149,45 @@ impl Queue {
 
     /// Decides about a batch. The order of the checks closes schedules in which a message was
     /// lost or doubled: a repeat is recognised before anything else, and a seal lets wait what
-    /// would fit.
-    pub fn append(
-        &mut self,
-        append: Append,
-        routing: RoutingVersion,
-        rules: &Rules,
-        out: &mut Vec<Action>,
-    ) {
+    /// would fit. Where messages belong comes last: a repeat gets its old offset also when its
+    /// slot has moved, and a batch that is out of sequence frees nothing.
+    pub fn append(&mut self, append: Append, table: &Table, rules: &Rules, out: &mut Vec<Action>) {
         let Append { token, producer, session, base_sequence, count, .. } = append;
         if let Some(at) = self.dedup.repeat(producer, base_sequence, count) {
             out.push(Action::Repeat { token, at });
             return;
         }
-        if let Err(refusal) = self.check(&append, routing) {
+        if let Err(refusal) = self.check(&append, table.version) {
             out.push(Action::Refuse { token, refusal });
             return;
         }
         if self.sealed.is_some() {
             self.hold(append, rules, out);
             return;
+        }
+        match self.slots.judge(self.id, &append.routes, table.router.as_deref()) {
+            // Only a table that names the fence frees a batch for another queue.
+            Verdict::Elsewhere(number) => {
+                let text = format!("queue {} gave something of the batch away", self.name);
+                let refusal = stale(format!("{text} by move {number}"), table.version);
+                out.push(Action::Refuse { token, refusal });
+                return;
+            }
+            Verdict::Wait(number) if append.routing > table.version => {
+                let text = format!("move {number} of queue {} is not known here yet", self.name);
+                out.push(Action::Refuse { token, refusal: Refusal::new(Code::NotYet, text) });
+                return;
+            }
+            Verdict::Wait(_) => {
+                self.hold(append, rules, out);
+                return;
+            }
+            // It continues what waits.
+            Verdict::Take if self.waits(producer) => {
+                self.hold(append, rules, out);
+                return;
+            }
+            Verdict::Take => {}
         }
         let at = self.end;
         self.dedup.take(producer, session, base_sequence, count, at, self.durable);
@@ -213,6 +239,10 @@ impl Queue {
             }
         }
         self.dedup.check(producer, session, base_sequence)
+    }
+
+    fn waits(&self, producer: ProducerId) -> bool {
+        self.held.iter().any(|held| held.producer == producer)
     }
 
     fn hold(&mut self, append: Append, rules: &Rules, out: &mut Vec<Action>) {
@@ -324,7 +354,8 @@ impl Queue {
     /// What a restart must find again.
     #[cfg(test)]
     pub fn durable_view(&self) -> impl PartialEq + std::fmt::Debug + use<> {
-        (self.epoch, self.durable, self.sealed, self.dedup.durable_view())
+        let slots = self.slots.durable_view();
+        (self.epoch, self.durable, self.sealed, self.dedup.durable_view(), slots)
     }
 }
 

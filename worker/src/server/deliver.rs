@@ -3,7 +3,7 @@
 //! more than its window.
 
 use ringway_proto::control::OpenRight;
-use ringway_proto::data::{Ranges, Window};
+use ringway_proto::data::{Ranges, Window, decode_lanes};
 use ringway_proto::frame::Kind;
 use ringway_proto::net::{FrameReader, FrameWriter, NetError};
 use ringway_proto::{Refusal, codec};
@@ -117,6 +117,7 @@ fn decode(kind: Kind, payload: bytes::Bytes) -> Result<Frame, Refusal> {
         Kind::Return => Frame::Return(Ranges::decode(payload)?),
         Kind::Nack => Frame::Nack(Ranges::decode(payload)?),
         Kind::Window => Frame::Window(Window::decode(payload)?),
+        Kind::Narrow => Frame::Narrow(decode_lanes(payload)?),
         other => return Err(misplaced(other)),
     })
 }

@@ -21,6 +21,9 @@ use crate::logic::host::Step;
 use crate::logic::hosted::CopyNext;
 use crate::logic::queue::StoredBatch;
 
+/// What a copy elsewhere takes at once, in batches: small ones, read with one hop to the disk.
+const PIECE_BATCHES: usize = 1024;
+
 /// What the original of a copy sent, in answer to the question with this number.
 pub(crate) struct Fetched {
     pub queue: QueueId,
@@ -45,11 +48,21 @@ pub(crate) struct Resume {
 /// A copy elsewhere asks for what comes next.
 pub(crate) struct NextAsked {
     pub from: CopyFrom,
-    /// It has not been told yet how far the queue is; that is an answer too.
-    pub first: bool,
+    pub wants: Wants,
     /// Bytes of batches that it takes at once; one batch may be larger.
     pub max_bytes: u64,
     pub reply: oneshot::Sender<CopyAnswer>,
+}
+
+/// What counts as news for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wants {
+    /// It has not been told yet how far the queue is; that is an answer too.
+    State,
+    /// What comes next.
+    Next,
+    /// It has something to send and waits for its pace: only what ends that.
+    EndOfPace,
 }
 
 /// What it is told.
@@ -176,8 +189,13 @@ impl Shard {
             if asked.reply.is_closed() {
                 continue;
             }
-            match self.host.copy_next(&asked.from) {
-                CopyNext::Wait if !asked.first => self.copies.waiting.push(asked),
+            let next = self.host.copy_next(&asked.from);
+            if asked.wants == Wants::EndOfPace && !next.ends_pace() {
+                self.copies.waiting.push(asked);
+                continue;
+            }
+            match next {
+                CopyNext::Wait if asked.wants != Wants::State => self.copies.waiting.push(asked),
                 CopyNext::Wait => self.answer_batches(asked, false),
                 CopyNext::Batches { sealed } => self.answer_batches(asked, sealed),
                 // A seal counts only when it and everything before it is on disk.
@@ -194,7 +212,7 @@ impl Shard {
         let (queue, from) = (asked.from.queue, asked.from.from);
         let Some(hosted) = self.host.queue(queue) else { return };
         let state = hosted.copy_state(self.delivery.bytes_of(queue));
-        let entries = self.delivery.entries(queue, from, asked.max_bytes);
+        let entries = self.delivery.entries(queue, from, PIECE_BATCHES, asked.max_bytes);
         let next = if entries.is_empty() && from < state.end {
             let text = format!("offset {from} of queue {queue} is not where it should be");
             error!("a copy cannot go on: {text}");

@@ -115,8 +115,14 @@ impl Delivery {
         self.indexes.get(&queue).map_or(0, QueueIndex::bytes)
     }
 
-    /// The batches of a queue from `from` on, up to `max_bytes`, but at least one.
-    pub fn entries(&self, queue: QueueId, from: Offset, max_bytes: u64) -> Vec<IndexEntry> {
+    /// The batches of a queue from `from` on, up to so many and up to `max_bytes`, but at least one.
+    pub fn entries(
+        &self,
+        queue: QueueId,
+        from: Offset,
+        max_batches: usize,
+        max_bytes: u64,
+    ) -> Vec<IndexEntry> {
         let mut bytes = 0;
         let within = |entry: &IndexEntry| {
             let fits = bytes < max_bytes;
@@ -124,7 +130,7 @@ impl Delivery {
             fits
         };
         let Some(index) = self.indexes.get(&queue) else { return Vec::new() };
-        index.from(from).take(READ_AHEAD_BATCHES).take_while(within).collect()
+        index.from(from).take(max_batches).take_while(within).collect()
     }
 
     /// Drops what is kept of a queue that is gone.
@@ -132,6 +138,11 @@ impl Delivery {
         self.indexes.remove(&queue);
         self.cache.forget(queue);
         self.readers.retain(|right, _| right.queue != queue);
+    }
+
+    /// Drops what is kept for a right that became others.
+    pub fn retire(&mut self, right: &RightId) {
+        self.readers.remove(right);
     }
 
     /// Drops what was read ahead for a right whose stream has ended.
@@ -162,7 +173,7 @@ impl Delivery {
         }
         reader.reading = true;
         reader.ahead.clear();
-        let entries = self.entries(right.queue, from, READ_AHEAD_BYTES);
+        let entries = self.entries(right.queue, from, READ_AHEAD_BATCHES, READ_AHEAD_BYTES);
         let (journal, done) = (self.journal.clone(), self.read_done.clone());
         tokio::task::spawn_blocking(move || {
             let read_one = |entry: IndexEntry| -> Result<(Offset, Arc<Batch>), Refusal> {

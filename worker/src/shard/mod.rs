@@ -17,8 +17,9 @@ use ringway_proto::data::{Append, AppendAnswer, Deliver};
 use ringway_proto::frame::Kind;
 use ringway_proto::hash::hash;
 use ringway_proto::net::Dialer;
+use ringway_proto::routing::Router;
 use ringway_proto::{
-    Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time, WallTime,
+    Code, Epoch, Offset, QueueId, Refusal, RightId, SubscriptionId, Time, WallTime,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, warn};
@@ -28,13 +29,14 @@ use crate::journal::Journal;
 use crate::logic::delivery::Frame;
 use crate::logic::host::{Host, RightState, Step};
 use crate::logic::queue::Append as AppendHeader;
+use crate::logic::slots::Routes;
 use crate::logic::{Action, StreamId, Token};
 use crate::metrics::Metrics;
 use crate::replay::Indexes;
 use crate::worker::fail;
 
 use copies::Copies;
-pub(crate) use copies::{CopyAnswer, Fetched, FetchedWhat, NextAsked, Resume};
+pub(crate) use copies::{CopyAnswer, Fetched, FetchedWhat, NextAsked, Resume, Wants};
 use deliver::Delivery;
 use rounds::{Rounds, Then};
 
@@ -110,7 +112,7 @@ pub(crate) enum Input {
         step: Box<Step>,
     },
     Routing {
-        version: RoutingVersion,
+        router: Arc<Router>,
         ours: BTreeSet<QueueId>,
     },
     Held(oneshot::Sender<Holdings>),
@@ -356,10 +358,13 @@ impl Shard {
             Input::Closed { stream, right } => {
                 self.host.closed(stream, right);
                 self.streams.remove(&stream);
-                self.delivery.forget_right(&right);
+                let right = self.host.queue(right.queue).and_then(|hosted| hosted.at(&right));
+                if let Some(right) = right {
+                    self.delivery.forget_right(&right);
+                }
             }
             Input::Step { queue, step } => self.step(queue, *step, &mut out),
-            Input::Routing { version, ours } => self.host.set_routing(version, ours),
+            Input::Routing { router, ours } => self.host.set_routing(router, ours, &mut out),
             Input::Held(reply) => {
                 // What is said at a registration has to survive a crash, a seal above all.
                 let (queues, copies) = (self.host.held(), self.host.held_copies());
@@ -396,12 +401,14 @@ impl Shard {
             count: header.count,
             largest_body_bytes,
             batch_bytes: batch.bytes().len(),
+            routes: Routes::default(),
         };
         let queue = header.queue;
         let batch = Arc::new(batch);
         let appended_at = wall_now();
-        self.waiting.insert(token, Waiting { header, batch, answer, appended_at });
-        self.host.append(queue, append, out);
+        let waiting = Waiting { header, batch: Arc::clone(&batch), answer, appended_at };
+        self.waiting.insert(token, waiting);
+        self.host.append(queue, append, &batch, out);
     }
 
     fn open(
@@ -473,6 +480,10 @@ impl Shard {
                     self.streams.remove(&stream);
                 }
                 Action::Look(right) => self.look(right),
+                Action::Retire(right) => {
+                    self.delivery.retire(&right);
+                    self.set_timer(right);
+                }
                 Action::Late { queue, order, why } => {
                     self.metrics.late(order);
                     warn!(%queue, ?order, "an order came too late and was ignored: {why}");

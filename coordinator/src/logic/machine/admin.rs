@@ -17,7 +17,9 @@ use ringway_proto::{
 use super::super::catalog::GroupWish;
 use super::super::placement::Queue;
 use super::super::rights::Right;
-use super::super::rows::{GroupRow, MemberRow, MoveStep, Phase, SubscriptionRow, WorkerRow};
+use super::super::rows::{
+    GroupRow, MemberRow, MoveStep, Phase, SlotChange, SubscriptionRow, WorkerRow,
+};
 use super::{Effects, Machine, too_large_to_route};
 
 /// What the routing may have when a group or binding is added; later epochs need some bytes too.
@@ -41,12 +43,15 @@ impl Machine {
             AdminRequest::GroupList => Ok(AdminResponse::Groups(
                 self.catalog.groups().map(|group| self.group_info(group)).collect(),
             )),
+            AdminRequest::GroupGrow { name, queues } => self.group_grow(now, &name, queues, out),
             AdminRequest::GroupDescribe { name } => {
                 let group = self.catalog.group_named(&name)?;
                 let queues = self.queues.values().filter(|q| q.row().id.group == group.id);
                 Ok(AdminResponse::Group {
                     group: self.group_info(group),
                     queues: queues.map(|queue| self.queue_info(queue)).collect(),
+                    growing: self.grow_info(group.id),
+                    fences: self.open_fences(group.id),
                 })
             }
             AdminRequest::GroupDelete { name, dry_run } => {
@@ -64,7 +69,7 @@ impl Machine {
                 self.workers.values().map(|row| self.worker_info(row)).collect(),
             )),
             AdminRequest::Plan => Ok(AdminResponse::Plan(self.plan_info())),
-            AdminRequest::Drain { worker, undo } => self.drain(now, &worker, undo),
+            AdminRequest::Drain { worker, undo } => self.drain(now, &worker, undo, out),
             AdminRequest::PlanIf { change } => self.plan_if_info(&change).map(AdminResponse::Plan),
             AdminRequest::Explain { queue, subscription } => {
                 self.explain(&queue, subscription).map(AdminResponse::Explanation)
@@ -91,9 +96,49 @@ impl Machine {
             self.routing_changed = true;
             self.queues_due(now, false);
             self.cover_all(now, out);
+            if self.catalog.group(id).is_some_and(|group| group.off_ring) {
+                self.wish(SlotChange::Ring { group: id })?;
+            }
         }
         let group = self.catalog.group(id).ok_or_else(|| lost("the new group"))?;
         Ok(AdminResponse::GroupCreated { group: self.group_info(group), created })
+    }
+
+    fn group_grow(
+        &mut self,
+        now: Time,
+        name: &GroupName,
+        queues: u32,
+        out: &mut Effects,
+    ) -> Result<AdminResponse, Refusal> {
+        let row = self.catalog.group_named(name)?;
+        let (id, has) = (row.id, row.queues);
+        if self.slot_moves.growing(id).is_some() && queues != has {
+            return Err(Refusal::new(
+                Code::InUse,
+                format!("group {:?} is growing to {has} queues already", name.as_str()),
+            )
+            .hint(format!("`ringway group describe {name}` shows how far it is")));
+        }
+        if queues > has {
+            let more = largest_queues(queues.saturating_sub(has));
+            self.check_routing_with(|routing| {
+                let group = routing.groups.iter_mut().find(|group| group.id == id);
+                if let Some(group) = group {
+                    group.queues.extend(more);
+                }
+            })?;
+        }
+        self.catalog.grow(name, queues, &mut self.dirty)?;
+        if queues > has {
+            self.wish(SlotChange::Grow { group: id })?;
+            self.create_queues(id);
+            self.routing_changed = true;
+            self.queues_due(now, false);
+            self.cover_all(now, out);
+        }
+        let group = self.catalog.group(id).ok_or_else(|| lost("the group"))?;
+        Ok(AdminResponse::Growing { group: self.group_info(group), growing: self.grow_info(id) })
     }
 
     fn group_delete(
@@ -103,7 +148,17 @@ impl Machine {
         dry_run: bool,
         out: &mut Effects,
     ) -> Result<AdminResponse, Refusal> {
-        let id = self.catalog.check_delete(name)?;
+        // A wish that sends a filter elsewhere is enough: it may wait for the very queues that go.
+        let moves = &self.slot_moves;
+        let leaves = |filter: &Filter| moves.binding(filter).is_some();
+        let id = self.catalog.check_delete(name, leaves)?;
+        if let Some(filter) = moves.bound_for(id) {
+            return Err(Refusal::new(
+                Code::InUse,
+                format!("'{filter}' is on its way to group {:?}", name.as_str()),
+            )
+            .hint(format!("bind it elsewhere first, such as `ringway bind '{filter}' default`")));
+        }
         let row = self.catalog.group(id).ok_or_else(|| lost("the group"))?;
         let group = self.group_info(row);
         if !dry_run {
@@ -113,7 +168,10 @@ impl Machine {
                 .map(|row| row.setup.id)
                 .filter(|s| self.rights_in(*s).any(|(right, _)| right.queue.group == id))
                 .collect();
-            let row = self.catalog.delete_group(name, &mut self.dirty)?;
+            let moves = &self.slot_moves;
+            let leaves = |filter: &Filter| moves.binding(filter).is_some();
+            let row = self.catalog.delete_group(name, leaves, &mut self.dirty)?;
+            self.slots_due = true;
             self.remove_queues(now, &row, out);
             for subscription in readers {
                 self.rights_due(now, subscription, false);
@@ -123,6 +181,7 @@ impl Machine {
             self.queues_due(now, false);
             self.expect_answer(now);
             self.cover_all(now, out);
+            self.tell_all_fences(out);
         }
         Ok(AdminResponse::GroupDeleted { group, dry_run })
     }
@@ -142,14 +201,22 @@ impl Machine {
             )
             .hint("bind a wider filter, such as orders.>"));
         }
-        if let Ok(row) = self.catalog.group_named(&group) {
-            let binding = Binding { filter: filter.clone(), group: row.id };
-            self.check_routing_with(|routing| routing.bindings.push(binding))?;
+        let to = self.catalog.check_bind(&filter, &group)?;
+        let binding = Binding { filter: filter.clone(), group: to };
+        self.check_routing_with(|routing| routing.bindings.push(binding))?;
+        let open = self.slot_moves.binding(&filter);
+        let before = open.or_else(|| self.catalog.bound_to(&filter));
+        if before != Some(to) {
+            self.wish(SlotChange::Bind { filter: filter.clone(), group: to })?;
+            self.catalog.expect_binding(&filter, to, &mut self.dirty);
+            self.cover_all(now, out);
+            // Where nobody has to be waited for, it is in effect at once.
+            self.drive_slots(now, out);
         }
-        let replaced = self.catalog.bind(&filter, &group, &mut self.dirty)?;
-        self.routing_changed = true;
-        self.cover_all(now, out);
-        Ok(AdminResponse::Bound { binding: BindingInfo { filter, group }, replaced })
+        let moving = self.slot_moves.binding(&filter).is_some();
+        let replaced = before.filter(|before| *before != to);
+        let replaced = replaced.and_then(|id| Some(self.catalog.group(id)?.name.clone()));
+        Ok(AdminResponse::Bound { binding: BindingInfo { filter, group }, replaced, moving })
     }
 
     /// Refuses a change after which the routing would not fit into a frame.
@@ -329,7 +396,7 @@ impl Machine {
     fn right_info(&self, right: &Right) -> RightInfo {
         let epoch = right.epoch();
         RightInfo {
-            queue: self.catalog.queue_name(epoch.right.queue),
+            queue: epoch.right.lanes.of(&self.catalog.queue_name(epoch.right.queue)),
             epoch: epoch.epoch,
             state: right_state(right).to_owned(),
             member: epoch.holder.map(|holder| holder.member),
@@ -371,17 +438,22 @@ pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
 
 /// The route of a group at its largest: every queue at a worker with the longest id.
 fn largest_route(wish: &GroupWish) -> GroupRoute {
-    let primary = WorkerId::new("w".repeat(MAX_NAME_LEN)).ok();
-    let queue = QueueRoute { uuid: Uuid(u128::MAX), epoch: Epoch(u64::MAX), primary };
     GroupRoute {
         id: ringway_proto::GroupId(u32::MAX),
         name: wish.name.clone(),
         ring_weight: wish.ring_weight,
         max_body_bytes: u32::MAX,
         slots: even_slots(wish.queues),
-        // A wish out of bounds is refused by the catalog; it needs no list as long as that.
-        queues: vec![queue; wish.queues.min(ringway_proto::limits::MAX_QUEUES_PER_GROUP) as usize],
+        queues: largest_queues(wish.queues),
     }
+}
+
+/// Routes of queues at workers with the longest id.
+fn largest_queues(count: u32) -> Vec<QueueRoute> {
+    let primary = WorkerId::new("w".repeat(MAX_NAME_LEN)).ok();
+    let queue = QueueRoute { uuid: Uuid(u128::MAX), epoch: Epoch(u64::MAX), primary };
+    // A wish out of bounds is refused by the catalog; it needs no list as long as that.
+    vec![queue; count.min(ringway_proto::limits::MAX_QUEUES_PER_GROUP) as usize]
 }
 
 /// An invariant of our own is broken; said instead of a panic.

@@ -41,20 +41,25 @@ impl fmt::Debug for Decisive<'_> {
             queue_moves: _,
             plans: _,
             moves_due,
+            stalled_since,
             sealing_since,
             declined_at,
+            slot_moves,
+            slots_due,
             down_since,
             drops,
             dirty,
             to_drive,
+            replan,
             routing: _,
             routing_changed,
             repeat_at,
         } = self.0;
         let rows = (meta.routing, meta.queues_due, catalog, workers, queues, graves, members);
         let sessions = (worker_sessions, member_sessions, watchers, worker_routing, joins);
-        let waits = (moves_due, sealing_since, declined_at, down_since, drops, dirty, to_drive);
-        let rest = (routing_changed, repeat_at.is_some());
+        let since = (stalled_since, sealing_since, declined_at, down_since);
+        let waits = (moves_due, since, drops, dirty, to_drive);
+        let rest = (routing_changed, repeat_at.is_some(), slot_moves, slots_due, replan);
         write!(f, "{rows:?} {rights:?} {sessions:?} {waits:?} {rest:?} ")?;
         write_planner(f, queue_planner)?;
         right_planners.values().try_for_each(|planner| write_planner(f, planner))

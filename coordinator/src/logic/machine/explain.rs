@@ -3,14 +3,14 @@
 
 use ringway_proto::admin::{AdminResponse, Explanation, MoveInfo, PlanChange, PlanInfo};
 use ringway_proto::{
-    Code, Epoch, GroupName, QueueId, Refusal, RightId, SubscriptionName, Time, WorkerId,
+    Code, Epoch, GroupName, Lanes, QueueId, Refusal, RightId, SubscriptionName, Time, WorkerId,
 };
 
 use super::super::rows::Key;
-use super::Machine;
 use super::admin::{lost, right_state};
 use super::moves::move_phase;
 use super::planning::Standing;
+use super::{Effects, Machine};
 
 impl Machine {
     /// A worker is to be emptied, or not any more. Plans take it as having left.
@@ -19,12 +19,16 @@ impl Machine {
         now: Time,
         worker: &WorkerId,
         undo: bool,
+        out: &mut Effects,
     ) -> Result<AdminResponse, Refusal> {
         let unknown = self.no_worker(worker);
         let row = self.workers.get_mut(worker).ok_or(unknown)?;
         if std::mem::replace(&mut row.draining, !undo) == undo {
             self.dirty.insert(Key::Worker(worker.clone()));
             self.queues_due(now, true);
+            if undo {
+                self.call_back(now, worker, out);
+            }
         }
         let row = self.workers.get(worker).ok_or_else(|| lost("the worker"))?;
         Ok(AdminResponse::Draining(self.worker_info(row)))
@@ -63,10 +67,11 @@ impl Machine {
         name: &str,
         subscription: Option<SubscriptionName>,
     ) -> Result<Explanation, Refusal> {
+        let (name, lane) = lane_named(name)?;
         let queue = self.queue_named(name)?;
         match subscription {
             None => self.explain_primary(queue),
-            Some(subscription) => self.explain_holder(queue, subscription),
+            Some(subscription) => self.explain_holder(queue, lane, subscription),
         }
     }
 
@@ -135,11 +140,14 @@ impl Machine {
     fn explain_holder(
         &self,
         queue: QueueId,
+        lane: u16,
         name: SubscriptionName,
     ) -> Result<Explanation, Refusal> {
         let subscription = self.catalog.subscription_named(&name)?.setup.id;
-        let id = RightId::whole(subscription, queue);
-        let right = self.rights.get(&id);
+        let mut rights = self.rights_at(subscription, queue);
+        let right = rights.find(|(id, _)| id.lanes.contains(lane)).map(|(_, right)| right);
+        let whole = RightId::whole(subscription, queue);
+        let id = right.map_or(whole, |right| right.row().id);
         let owner = right.and_then(|right| right.epoch().holder).map(|holder| holder.member);
         let standing = owner.as_ref().map(|o| self.explain_right(id, o)).unwrap_or_default();
         let target = right.and_then(|right| right.row().target.clone());
@@ -156,7 +164,7 @@ impl Machine {
             .as_ref()
             .and_then(|owner| self.plans.last_move(queue, Some(subscription), owner.as_str()));
         Ok(Explanation {
-            queue: self.catalog.queue_name(queue),
+            queue: id.lanes.of(&self.catalog.queue_name(queue)),
             subscription: Some(name),
             owner: owner.map(|owner| owner.to_string()),
             epoch: right.map_or(Epoch(0), |right| right.row().epoch),
@@ -168,6 +176,17 @@ impl Machine {
             last_move,
         })
     }
+}
+
+/// The queue and the first lane of what is named like `orders/7 lanes 0-2047`, or `orders/7`.
+fn lane_named(name: &str) -> Result<(&str, u16), Refusal> {
+    let Some((queue, lanes)) = name.split_once(" lanes ") else { return Ok((name, 0)) };
+    let first = lanes.split_once('-').and_then(|(first, _)| first.parse().ok());
+    let first = first.filter(|lane| Lanes::ALL.contains(*lane)).ok_or_else(|| {
+        let text = format!("{lanes:?} are no lanes: they are 0-4095, or a part of that");
+        Refusal::new(Code::InvalidName, text).hint("`ringway subscription describe` lists rights")
+    })?;
+    Ok((queue, first))
 }
 
 /// Why something stays with its owner: the ring's preference, and the owner's share.

@@ -14,12 +14,13 @@ use super::super::catalog::check_bounds;
 use super::super::rights::{Confirmed, Right, Step};
 use super::super::rows::{Key, MemberRow, Phase};
 use super::super::sessions::Conn;
+use super::lanes::narrow_of;
 use super::{Action, Effects, Event, Machine};
 
 /// The most members of one subscription.
-const MAX_MEMBERS: usize = 4096;
+pub(super) const MAX_MEMBERS: usize = 4096;
 /// The most rights of all subscriptions.
-const MAX_RIGHTS: usize = 1 << 20;
+pub(super) const MAX_RIGHTS: usize = 1 << 20;
 /// The longest text of a member about where it runs, in bytes.
 const MAX_ORIGIN_BYTES: usize = 300;
 
@@ -57,6 +58,11 @@ impl Machine {
             FromClient::Drained { member, right, epoch } => {
                 if self.is_seat_of(conn, right.subscription, &member) {
                     self.drained(now, &member, right, epoch, out);
+                }
+            }
+            FromClient::Narrowed { member, right, epoch, to } => {
+                if self.is_seat_of(conn, right.subscription, &member) {
+                    self.narrowed(now, &member, right, epoch, to, out);
                 }
             }
             FromClient::StillDraining { member, right, epoch } => {
@@ -129,11 +135,14 @@ impl Machine {
             self.members.insert(key.clone(), row);
         }
         self.member_sessions.attach(&key, conn, now);
-        self.cover(subscription, join.start);
+        let covers_more = self.cover(subscription, join.start);
         if !same_share {
             self.rights_due(now, subscription, false);
         }
         self.await_start(now, key, join.incarnation, created, out);
+        if covers_more {
+            self.tell_fences_to(subscription, out);
+        }
         Ok(())
     }
 
@@ -235,8 +244,8 @@ impl Machine {
                 .map(|right| GrantedRight { right: right.row().id, epoch: right.row().epoch })
                 .collect(),
         };
-        let revokes: Vec<ToClient> =
-            held.iter().filter_map(|right| revoke_of(now, right)).collect();
+        let still = |right: &&Right| revoke_of(now, right).or_else(|| narrow_of(now, right));
+        let revokes: Vec<ToClient> = held.iter().filter_map(still).collect();
         self.tell_member(subscription, &member, ToClient::Joined(joined), out);
         for revoke in revokes {
             self.tell_member(subscription, &member, revoke, out);
@@ -345,6 +354,7 @@ impl Machine {
         let ids: Vec<RightId> = self.revoking.iter().copied().filter(over).collect();
         for id in ids {
             let target = self.target_of(id);
+            self.fence_lanes(now, id, out);
             let Some(right) = self.rights.get_mut(&id) else { continue };
             let Some((holder, epoch, took)) = right.expire(now, target) else { continue };
             out.events.push(Event::Drained(took));
@@ -371,8 +381,9 @@ impl Machine {
 
     /// Who the right is to belong to, as the process that its member is now.
     fn target_of(&self, id: RightId) -> Option<Holder> {
-        let member = self.rights.get(&id)?.row().target.clone()?;
-        Some(self.members.get(&(id.subscription, member))?.holder())
+        // What is about to be split is given to nobody first.
+        let right = self.rights.get(&id).filter(|right| !right.is_to_be_cut())?;
+        self.holder_now(id.subscription, right.row().target.as_ref()?)
     }
 
     /// Lets every right take its step that may have one.
@@ -382,10 +393,15 @@ impl Machine {
             for id in ids {
                 self.drive(now, id, out);
             }
+            self.drive_merges(now, subscription, out);
         }
     }
 
     fn drive(&mut self, now: Time, id: RightId, out: &mut Effects) {
+        let cut = self.rights.get(&id).is_some_and(|right| right.row().cut.is_some());
+        if cut && !self.drive_cut(now, id, out) {
+            return;
+        }
         let target = self.target_of(id);
         let members = &self.members;
         let is_present = |holder: &Holder| {
@@ -413,10 +429,8 @@ impl Machine {
 
     fn tell_raise(&mut self, now: Time, id: RightId, out: &mut Effects) {
         self.dirty.insert(Key::Right(id));
-        let Some(epoch) = self.rights.get(&id).map(Right::epoch) else { return };
-        if let Some(worker) = self.primary(id.queue) {
-            self.tell_worker(&worker, ToWorker::Raise(epoch), out);
-            self.expect_answer(now);
+        if let Some(order) = self.order_of(id) {
+            self.tell_primary(now, id, order, out);
         }
     }
 
@@ -437,6 +451,12 @@ impl Machine {
             return;
         };
         self.dirty.insert(Key::Right(id));
+        self.note_cut(id);
+        if holder.is_none() {
+            // What is to be split or merged waited for this.
+            self.to_drive.insert(id.subscription);
+        }
+        self.plan_again(now, id.subscription);
         out.events.push(Event::Raised(raise));
         out.events.extend(total.map(Event::HandedOver));
         if let Some(reason) = moved {

@@ -7,12 +7,15 @@
 //! actions: durable before visible.
 
 mod admin;
+mod cells;
 mod decisive;
 mod explain;
+mod lanes;
 mod members;
 mod moves;
 mod planning;
 mod queues;
+mod slots;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,7 @@ use std::time::Duration;
 use ringway_proto::admin::{AdminRequest, AdminResponse};
 use ringway_proto::control::{FromClient, FromWorker, ToClient, ToWorker};
 use ringway_proto::hash::hash;
-use ringway_proto::routing::{GroupRoute, QueueRoute, Routing, WorkerRoute, even_slots};
+use ringway_proto::routing::{GroupRoute, QueueRoute, Routing, WorkerRoute};
 use ringway_proto::{
     Code, MemberId, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time, Uuid, WorkerId,
 };
@@ -36,8 +39,9 @@ use super::catalog::{Catalog, default_group};
 use super::placement::Queue;
 use super::plans::{PlanLog, PlanRow};
 use super::rights::Right;
-use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, MoveStep, Row, WorkerRow};
+use super::rows::{Change, GraveRow, Key, MemberRow, Meta, MoveReason, Row, WorkerRow};
 use super::sessions::{Conn, Sessions};
+use super::slots::SlotMoves;
 use super::timing::Timing;
 
 pub use self::snapshot::{Balance, Snapshot, SubscriptionSnapshot};
@@ -154,6 +158,10 @@ pub enum Event {
     Raised(Duration),
     /// A right changed hands, this long after its revoke.
     HandedOver(Duration),
+    /// A right was split.
+    RightSplit,
+    /// Rights became one.
+    RightsMerged,
     /// A worker was replaced by a newer process.
     WorkerSuperseded,
     /// A member was replaced by a newer process.
@@ -186,6 +194,8 @@ pub struct Setup {
     pub epoch_ms: u64,
     /// Where the identities of new queues come from: drawn at random at each start.
     pub seed: u128,
+    /// Into how many ranges of lanes the rights to a queue may be split; 1 for never.
+    pub ranges_per_queue: u32,
 }
 
 /// The state of the coordinator.
@@ -199,6 +209,9 @@ pub struct Machine {
     graves: BTreeMap<(WorkerId, QueueId), GraveRow>,
     members: BTreeMap<(SubscriptionId, MemberId), MemberRow>,
     rights: BTreeMap<RightId, Right>,
+    slot_moves: SlotMoves,
+    /// Moves of slots may have a step to take.
+    slots_due: bool,
     /// Every right that has a deadline; also some that have none any more.
     revoking: BTreeSet<RightId>,
 
@@ -216,6 +229,8 @@ pub struct Machine {
     plans: PlanLog,
     /// Moves may have a step to take.
     moves_due: bool,
+    /// Since when no copy has been without growing for longer; it may have grown since.
+    stalled_since: Option<Time>,
     /// Since when the queue is to be sealed that is so the longest.
     sealing_since: Option<Time>,
     /// When the first of those that could not be sealed yet said so.
@@ -229,6 +244,8 @@ pub struct Machine {
     dirty: BTreeSet<Key>,
     /// Subscriptions whose rights may have a step to take.
     to_drive: BTreeSet<SubscriptionId>,
+    /// Subscriptions whose last plan has to be made again when no split is under way.
+    replan: BTreeSet<SubscriptionId>,
     routing: Arc<Routing>,
     routing_changed: bool,
     /// When what is not answered is said again; none while everything is.
@@ -268,6 +285,8 @@ impl Machine {
             graves: BTreeMap::new(),
             members: BTreeMap::new(),
             rights: BTreeMap::new(),
+            slot_moves: SlotMoves::default(),
+            slots_due: true,
             revoking: BTreeSet::new(),
             worker_sessions: Sessions::default(),
             member_sessions: Sessions::default(),
@@ -279,12 +298,14 @@ impl Machine {
             queue_moves: Vec::new(),
             plans: PlanLog::default(),
             moves_due: true,
+            stalled_since: None,
             sealing_since: None,
             declined_at: None,
             down_since: BTreeMap::new(),
             drops: BTreeMap::new(),
             dirty: BTreeSet::new(),
             to_drive: BTreeSet::new(),
+            replan: BTreeSet::new(),
             routing: Arc::default(),
             routing_changed: false,
             repeat_at: None,
@@ -307,8 +328,8 @@ impl Machine {
             }
             Row::Queue(row) => {
                 let mut queue = Queue::new(row);
-                if queue.step() == Some(MoveStep::Sealing) {
-                    queue.set_step(now, MoveStep::Sealing);
+                if let Some(step) = queue.step() {
+                    queue.set_step(now, step);
                 }
                 self.queues.insert(queue.row().id, queue);
             }
@@ -325,6 +346,8 @@ impl Machine {
                 self.revoking.insert(row.id);
                 self.rights.insert(row.id, Right::new(row, now, &self.setup.timing));
             }
+            Row::SlotMove(row) => self.slot_moves.restore(*row)?,
+            Row::Passed(row) => self.slot_moves.restore_passed(row),
             row => self.catalog.restore(row)?,
         }
         Ok(())
@@ -394,6 +417,7 @@ impl Machine {
     /// Ends a step: makes the plans that are due, lets rights take their steps, tells the routing
     /// where it changed, and lists the rows that changed.
     pub fn finish(&mut self, now: Time, out: &mut Effects) {
+        self.drive_slots(now, out);
         self.make_plans(now, out);
         self.drive_moves(now, out);
         self.drive_rights(now, out);
@@ -424,6 +448,10 @@ impl Machine {
             }
             Key::Right(id) => self.rights.get(id).map(|r| Row::Right(r.row().clone())),
             Key::Plan(number) => self.plans.get(*number).cloned().map(Row::Plan),
+            Key::SlotMove(number) => {
+                self.slot_moves.row(*number).cloned().map(|row| Row::SlotMove(Box::new(row)))
+            }
+            Key::Passed(id) => self.slot_moves.passed_row(*id).map(Row::Passed),
             key => self.catalog.row(key),
         }
     }
@@ -470,9 +498,9 @@ impl Machine {
         let groups = self.catalog.groups().map(|group| GroupRoute {
             id: group.id,
             name: group.name.clone(),
-            ring_weight: group.ring_weight,
+            ring_weight: group.ring_weight.filter(|_| !group.off_ring),
             max_body_bytes: group.max_body_bytes,
-            slots: even_slots(group.queues),
+            slots: group.table(),
             queues: (0..group.queues).map(|index| queue(QueueId::new(group.id, index))).collect(),
         });
         let bindings = self.catalog.bindings().into_iter().map(|binding| {
@@ -488,6 +516,8 @@ impl Machine {
             groups: groups.collect(),
             bindings: bindings.collect(),
             workers: workers.collect(),
+            moved: self.slot_moves.through(),
+            moves: self.slot_moves.routed(),
         }
     }
 

@@ -9,7 +9,7 @@ use ringway_proto::control::{CopyQueue, ToWorker};
 use ringway_proto::{Attempt, Epoch, Offset, QueueId, Time, Uuid, WorkerId};
 
 use super::super::placement::{Copied, Moved, Queue};
-use super::super::rows::{GraveRow, Key, MoveStep};
+use super::super::rows::{GraveRow, Key, MoveReason, MoveStep};
 use super::{Effects, Event, Machine};
 
 /// Queues that are copied from one worker, or to one, at once.
@@ -47,6 +47,7 @@ impl Machine {
                 _ => self.tell_seal(now, id, out),
             }
         }
+        self.stalled_since = self.queues.values().filter_map(Queue::stalled_since).min();
         self.sealing_since = self.queues.values().filter_map(|queue| queue.sealing_since).min();
         self.declined_at = self.queues.values().filter_map(|queue| queue.declined_at).min();
     }
@@ -226,12 +227,8 @@ impl Machine {
         if queue.row().moving.as_ref().is_none_or(|m| m.attempt != attempt || !m.has_copy()) {
             return;
         }
-        let before = queue.copy.and_then(|copy| copy.first);
-        let first = before.filter(|(bytes, _)| *bytes <= said.copied_bytes);
-        let first = first.or(Some((said.copied_bytes, said.at)));
-        let said = Copied { first, ..said };
         self.moves_due |= said.is_close();
-        queue.copy = Some(said);
+        queue.note_copied(said);
     }
 
     pub(super) fn note_sealed(
@@ -265,7 +262,7 @@ impl Machine {
         id: QueueId,
         attempt: Attempt,
     ) {
-        self.note_data(worker, id);
+        self.note_data(now, worker, id);
         if self.queues.get_mut(&id).is_some_and(|queue| queue.declined(now, worker, attempt)) {
             self.dirty.insert(Key::Queue(id));
             self.moves_due = true;
@@ -338,13 +335,20 @@ impl Machine {
     }
 
     /// The queue is open at its primary.
-    pub(super) fn note_opened(&mut self, worker: &WorkerId, id: QueueId, epoch: Epoch) {
+    pub(super) fn note_opened(
+        &mut self,
+        worker: &WorkerId,
+        id: QueueId,
+        epoch: Epoch,
+        out: &mut Effects,
+    ) {
         if let Some(queue) = self.queues.get_mut(&id)
             && queue.is_led_by(worker)
             && queue.row().epoch == epoch
         {
             queue.opened = true;
             queue.came_from = None;
+            self.tell_fences(id, out);
         }
     }
 
@@ -361,7 +365,19 @@ impl Machine {
         self.give_up_where(now, is_stuck, out);
     }
 
-    /// Gives up what waited for a worker, or with a sealed queue, long enough.
+    /// A worker is not to be emptied any more: what was on its way from it for that, and is not to
+    /// be sealed yet, stays where it is.
+    pub(super) fn call_back(&mut self, now: Time, worker: &WorkerId, out: &mut Effects) {
+        let stays = |queue: &&Queue| {
+            let moving = queue.row().moving.as_ref();
+            let may = matches!(queue.step(), Some(MoveStep::Waiting | MoveStep::Copying));
+            may && queue.is_led_by(worker) && moving.is_some_and(|m| m.label == MoveReason::Left)
+        };
+        self.give_up_where(now, stays, out);
+    }
+
+    /// Gives up what waited for a worker, for a copy to grow, or with a sealed queue, long
+    /// enough.
     pub(super) fn expire_moves(&mut self, now: Time, out: &mut Effects) {
         let patience = self.setup.timing.move_patience;
         let gone: Vec<WorkerId> = self
@@ -380,12 +396,18 @@ impl Machine {
             self.queues.values_mut().filter(over).for_each(|queue| queue.declined_at = None);
             self.moves_due = true;
         }
-        if gone.is_empty() && self.sealing_since.is_none_or(|since| since + patience > now) {
+        let copy_patience = self.setup.timing.copy_patience;
+        let is_over = |since: Option<Time>, patience| since.is_some_and(|at| at + patience <= now);
+        if gone.is_empty()
+            && !is_over(self.sealing_since, patience)
+            && !is_over(self.stalled_since, copy_patience)
+        {
             return;
         }
         self.moves_due = true;
         let is_stuck = |queue: &&Queue| {
-            queue.sealing_since.is_some_and(|since| since + patience <= now)
+            is_over(queue.sealing_since, patience)
+                || is_over(queue.stalled_since(), copy_patience)
                 || gone.iter().any(|worker| queue.is_moving_to(worker) || queue.is_led_by(worker))
         };
         self.give_up_where(now, is_stuck, out);
@@ -406,9 +428,10 @@ impl Machine {
     pub(super) fn next_give_up(&self) -> Option<Time> {
         let timing = &self.setup.timing;
         let down = self.down_since.values().min().map(|since| *since + timing.move_patience);
+        let stalled = self.stalled_since.map(|since| since + timing.copy_patience);
         let sealed = self.sealing_since.map(|since| since + timing.seal_patience);
         let declined = self.declined_at.map(|at| at + timing.seal_patience);
-        [sealed, down, declined].into_iter().flatten().min()
+        [stalled, sealed, down, declined].into_iter().flatten().min()
     }
 
     /// The queues that are on their way.

@@ -16,6 +16,7 @@ use super::super::plan::{
 };
 use super::super::plans::{Inputs, PlanOf, PlanRow};
 use super::super::rows::{Key, MoveReason};
+use super::super::split::numbered;
 use super::{Effects, Event, Machine};
 
 /// What is kept between the plans over one set of nodes.
@@ -200,20 +201,9 @@ impl Machine {
     /// As [`Self::explain_queue`], for a right.
     pub(super) fn explain_right(&self, id: RightId, owner: &MemberId) -> Standing {
         let nodes = self.member_nodes(id.subscription);
-        let items = self.right_items(id.subscription);
-        let made = plan(&mut Preferences::default(), &nodes, &nodes, &items);
-        Standing::new(&made, &nodes, right_point(&id), owner)
-    }
-
-    fn right_items(&self, subscription: SubscriptionId) -> Vec<Item<'_, RightId, MemberId>> {
-        self.rights_in(subscription)
-            .map(|(id, right)| Item {
-                id: *id,
-                point: right_point(id),
-                owner: right.row().target.as_ref(),
-                pin: Pin::Free,
-            })
-            .collect()
+        let cells = self.cells(id.subscription, &nodes, self.is_used(id));
+        let made = plan(&mut Preferences::default(), &nodes, &nodes, &cells.items());
+        Standing::new(&made, &nodes, right_point(&cells.cell(id)), owner)
     }
 
     /// Keeps a plan that was made, in the place of the oldest.
@@ -330,51 +320,82 @@ impl Machine {
         }
         self.to_drive.insert(subscription);
         let nodes = self.member_nodes(subscription);
-        let ids: Vec<RightId> = self.rights_in(subscription).map(|(id, _)| *id).collect();
         let Some(mut planner) = self.right_planners.remove(&subscription) else { return };
         planner.planned_at = Some(now);
         planner.due = None;
         if nodes.is_empty() {
-            // Nobody is left to plan for; whoever comes next begins anew.
-            for id in ids {
-                self.aim(id, None, None);
-            }
+            self.aim_at_nobody(subscription);
         } else {
-            let items = self.right_items(subscription);
-            let made = plan(&mut planner.preferences, &planner.before, &nodes, &items);
-            let name = self.catalog.subscription(subscription).map(|row| row.setup.name.clone());
-            let row = name.map(|name| {
-                let inputs = Inputs {
-                    number: self.meta.plan + 1,
-                    of: PlanOf::Rights { id: subscription, name },
-                    made_at_ms: self.calendar(now),
-                    before: &planner.before,
-                    nodes: &nodes,
-                };
-                PlanRow::new(inputs, &items, |id| id.queue, &made)
-            });
-            self.begin_plan(out);
-            if let Some(row) = row {
-                self.keep_plan(row);
-            }
-            self.meta.lower_bound += made.lower_bound_now as u64;
-            for (id, member) in made.first {
-                self.aim(id, Some(member), None);
-            }
-            for step in made.moves {
-                // Counted by the plan; `aim` counts it again where it is one.
-                self.uncount_move();
-                self.aim(step.item, Some(step.to), Some(move_reason(&step.reason)));
+            for in_use in [true, false] {
+                self.plan_cells(now, subscription, &mut planner, &nodes, in_use, out);
             }
         }
         planner.before = nodes;
         self.right_planners.insert(subscription, planner);
     }
 
+    fn plan_cells(
+        &mut self,
+        now: Time,
+        subscription: SubscriptionId,
+        planner: &mut Planner<MemberId>,
+        nodes: &[Node<MemberId>],
+        in_use: bool,
+        out: &mut Effects,
+    ) {
+        let cells = self.cells(subscription, nodes, in_use);
+        if cells.is_empty() {
+            return;
+        }
+        let items = cells.items();
+        let made = plan(&mut planner.preferences, &planner.before, nodes, &items);
+        let name = self.catalog.subscription(subscription).map(|row| row.setup.name.clone());
+        let row = name.map(|name| {
+            let inputs = Inputs {
+                number: self.meta.plan + 1,
+                of: PlanOf::Rights { id: subscription, name, depth: cells.depth },
+                made_at_ms: self.calendar(now),
+                before: &planner.before,
+                nodes,
+            };
+            let number = |id: &RightId| numbered(id.queue, id.lanes, cells.depth);
+            PlanRow::new(inputs, &items, number, &made)
+        });
+        self.begin_plan(out);
+        if let Some(row) = row {
+            self.keep_plan(row);
+        }
+        // The moves that were needed are counted as rights get their targets: a right of many
+        // cells moves once. What a plan moved beyond the least shows all the same.
+        let excess = made.moves.len().saturating_sub(made.lower_bound_now) as u64;
+        self.meta.lower_bound = self.meta.lower_bound.saturating_sub(excess);
+        let ids: Vec<RightId> = items.iter().map(|item| item.id).collect();
+        if self.apply_cells(&cells, &ids, &made) {
+            self.replan.insert(subscription);
+            self.catalog.set_plan_due(subscription, true);
+            self.dirty.insert(Key::Subscription(subscription));
+        }
+    }
+
+    /// Makes a plan again that had to leave something out, once no split is under way.
+    pub(super) fn plan_again(&mut self, now: Time, subscription: SubscriptionId) {
+        if self.replan.contains(&subscription)
+            && !self.rights_in(subscription).any(|(_, right)| right.is_changing())
+        {
+            self.replan.remove(&subscription);
+            self.rights_due(now, subscription, false);
+        }
+    }
+
     /// Gives a right its target. What counts in the least number of moves is a right on its way
     /// from the member that had it last to another one: a target that is replaced before it is
     /// reached was no move.
-    fn aim(&mut self, id: RightId, target: Option<MemberId>, reason: Option<MoveReason>) {
+    pub(super) fn aim(
+        &mut self,
+        id: RightId,
+        target: Option<MemberId>,
+        reason: Option<MoveReason>,
+    ) {
         let Some(right) = self.rights.get_mut(&id) else { return };
         let before = right.is_move_pending();
         right.set_target(target, reason);
@@ -388,7 +409,7 @@ impl Machine {
     }
 }
 
-fn move_reason<N>(reason: &Reason<N>) -> MoveReason {
+pub(super) fn move_reason<N>(reason: &Reason<N>) -> MoveReason {
     match reason {
         Reason::Joined(_) => MoveReason::Joined,
         Reason::Left(_) => MoveReason::Left,

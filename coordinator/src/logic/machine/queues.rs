@@ -1,24 +1,35 @@
 //! Queues and their rights as seen from a queue: what its primary has to be told, what the
 //! primary answers, and which rights there are.
 
-use ringway_proto::control::{OpenQueue, Start, SubscriptionSetup, ToClient, ToWorker};
+use ringway_proto::control::{OpenQueue, RightEpoch, Start, SubscriptionSetup, ToClient, ToWorker};
 use ringway_proto::{
-    Attempt, Epoch, GroupId, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId,
+    Attempt, Epoch, GroupId, Lanes, QueueId, Refusal, RightId, SubscriptionId, Time, WorkerId,
 };
 
 use super::super::catalog::GroupWish;
 use super::super::placement::Queue;
 use super::super::rights::Right;
-use super::super::rows::{GraveRow, GroupRow, Key, Phase, QueueRow, RightRow};
+use super::super::rows::{GraveRow, GroupRow, Key, Phase, QueueRow, RightRow, SubscriptionRow};
 use super::{Effects, Machine};
 
 impl Machine {
     /// Makes a group with its queues and the rights to them. Returns whether it is new.
     pub(super) fn create_group(&mut self, wish: GroupWish) -> Result<(GroupId, bool), Refusal> {
         let (group, created) = self.catalog.create_group(wish, &mut self.dirty)?;
-        let count = self.catalog.group(group).filter(|_| created).map_or(0, |row| row.queues);
+        if created {
+            self.create_queues(group);
+        }
+        Ok((group, created))
+    }
+
+    /// Makes the queues that a group has and that are not there.
+    pub(super) fn create_queues(&mut self, group: GroupId) {
+        let count = self.catalog.group(group).map_or(0, |row| row.queues);
         for index in 0..count {
             let id = QueueId::new(group, index);
+            if self.queues.contains_key(&id) {
+                continue;
+            }
             let row = QueueRow {
                 id,
                 uuid: self.new_uuid(id),
@@ -31,7 +42,6 @@ impl Machine {
             self.queues.insert(id, Queue::new(row));
             self.dirty.insert(Key::Queue(id));
         }
-        Ok((group, created))
     }
 
     /// Removes the queues of a group that is gone, and the rights to them.
@@ -80,8 +90,24 @@ impl Machine {
 
     /// The rights to a queue, of all subscriptions that cover it.
     pub(super) fn rights_of(&self, queue: QueueId) -> Vec<RightId> {
-        let ids = self.catalog.subscriptions().map(|s| RightId::whole(s.setup.id, queue));
-        ids.filter(|id| self.rights.contains_key(id)).collect()
+        let of = |s: &SubscriptionRow| self.rights_at(s.setup.id, queue).map(|(id, _)| *id);
+        self.catalog.subscriptions().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
+    }
+
+    /// The rights of a subscription to one queue, in the order of lanes.
+    pub(super) fn rights_at(
+        &self,
+        subscription: SubscriptionId,
+        queue: QueueId,
+    ) -> impl Iterator<Item = (&RightId, &Right)> {
+        let first = RightId::first(subscription, queue);
+        self.rights.range(first..).take_while(move |(id, _)| id.is_beside(&first))
+    }
+
+    /// The queues that a subscription reads, in their order.
+    pub(super) fn queues_read_by(&self, subscription: SubscriptionId) -> Vec<QueueId> {
+        let first = self.rights_in(subscription).filter(|(_, right)| is_first(right));
+        first.map(|(id, _)| id.queue).collect()
     }
 
     /// The rights of a subscription, in the order of their queues.
@@ -89,7 +115,7 @@ impl Machine {
         &self,
         subscription: SubscriptionId,
     ) -> impl Iterator<Item = (&RightId, &Right)> {
-        let from = RightId::whole(subscription, QueueId::from(0));
+        let from = RightId::first(subscription, QueueId::from(0));
         self.rights.range(from..).take_while(move |(id, _)| id.subscription == subscription)
     }
 
@@ -103,19 +129,10 @@ impl Machine {
             let count = self.catalog.group(group).map_or(0, |row| row.queues);
             for index in 0..count {
                 let id = RightId::whole(subscription, QueueId::new(group, index));
-                if self.rights.contains_key(&id) {
+                if self.rights_at(subscription, id.queue).next().is_some() {
                     continue;
                 }
-                let row = RightRow {
-                    id,
-                    epoch: Epoch(0),
-                    phase: Phase::Free,
-                    target: None,
-                    last: None,
-                    reason: None,
-                    start,
-                    started: false,
-                };
+                let row = RightRow::new(id, start);
                 // A free right has no clock running, so the time does not matter.
                 self.rights.insert(id, Right::new(row, Time(0), &self.setup.timing));
                 self.dirty.insert(Key::Right(id));
@@ -132,6 +149,7 @@ impl Machine {
             if self.cover(id, Start::Start) {
                 self.rights_due(now, id, false);
                 self.start_subscription(now, id, out);
+                self.tell_fences_to(id, out);
             }
         }
     }
@@ -145,8 +163,8 @@ impl Machine {
     ) {
         let missing: Vec<QueueId> = self.not_started(subscription).collect();
         for queue in missing {
-            let right = RightId::whole(subscription, queue);
-            if let (Some(worker), Some(setup)) = (self.primary(queue), self.setup_of(right)) {
+            let setup = self.setup_of(subscription, queue);
+            if let (Some(worker), Some(setup)) = (self.primary(queue), setup) {
                 self.tell_worker(&worker, ToWorker::StartSubscription { queue, setup }, out);
                 self.expect_answer(now);
             }
@@ -158,7 +176,8 @@ impl Machine {
         &self,
         subscription: SubscriptionId,
     ) -> impl Iterator<Item = QueueId> + '_ {
-        self.rights_in(subscription).filter(|(_, r)| !r.row().started).map(|(id, _)| id.queue)
+        let missing = self.rights_in(subscription).filter(|(_, right)| is_first(right));
+        missing.filter(|(_, right)| !right.row().started).map(|(id, _)| id.queue)
     }
 
     /// The journal of the primary has to learn anew which subscriptions read the queue.
@@ -171,9 +190,10 @@ impl Machine {
         }
     }
 
-    fn setup_of(&self, right: RightId) -> Option<SubscriptionSetup> {
-        let setup = self.catalog.subscription(right.subscription)?.setup.clone();
-        Some(SubscriptionSetup { start: self.rights.get(&right)?.row().start, ..setup })
+    fn setup_of(&self, of: SubscriptionId, queue: QueueId) -> Option<SubscriptionSetup> {
+        let setup = self.catalog.subscription(of)?.setup.clone();
+        let (_, right) = self.rights_at(of, queue).next()?;
+        Some(SubscriptionSetup { start: right.row().start, ..setup })
     }
 
     /// The primary of a queue.
@@ -192,6 +212,7 @@ impl Machine {
             messages.push(ToWorker::OpenQueue(self.open_queue(row, &rights)));
         }
         messages.extend(self.seal_of(id).map(|(_, seal)| seal));
+        messages.extend(self.slots_of(id));
         for right in rights.iter().filter_map(|id| self.rights.get(id)) {
             messages.extend(self.unanswered(right));
         }
@@ -202,7 +223,10 @@ impl Machine {
     }
 
     fn open_queue(&self, row: &QueueRow, rights: &[RightId]) -> OpenQueue {
-        let epochs = rights.iter().filter_map(|id| self.rights.get(id)).map(Right::epoch);
+        let of_queue = || rights.iter().filter_map(|id| self.rights.get(id));
+        // The parts of a right are said also before anyone held one: a copy that is made now has
+        // to know the ranges.
+        let counts = |r: &RightEpoch| r.epoch > Epoch(0) || r.right.lanes != Lanes::ALL;
         let max_body_bytes = self.catalog.group(row.id.group).map_or(0, |g| g.max_body_bytes);
         OpenQueue {
             queue: row.id,
@@ -210,8 +234,12 @@ impl Machine {
             uuid: row.uuid,
             epoch: row.epoch,
             max_body_bytes,
-            subscriptions: rights.iter().filter_map(|id| self.setup_of(*id)).collect(),
-            rights: epochs.filter(|right| right.epoch > Epoch(0)).collect(),
+            subscriptions: of_queue()
+                .filter(|right| is_first(right))
+                .filter_map(|right| self.setup_of(right.row().id.subscription, row.id))
+                .collect(),
+            rights: of_queue().map(Right::epoch).filter(counts).collect(),
+            moves: self.slot_moves.of_queue(row.id),
         }
     }
 
@@ -219,17 +247,21 @@ impl Machine {
         let row = right.row();
         let mut messages = Vec::new();
         if !row.started
-            && let Some(setup) = self.setup_of(row.id)
+            && is_first(right)
+            && let Some(setup) = self.setup_of(row.id.subscription, row.id.queue)
         {
             messages.push(ToWorker::StartSubscription { queue: row.id.queue, setup });
         }
         match &row.phase {
-            Phase::Raising { .. } => messages.push(ToWorker::Raise(right.epoch())),
+            // What is cut from a right is told with it.
+            Phase::Raising { .. } if self.cut_from(row.id).is_some() => {}
+            Phase::Raising { .. } => messages.extend(self.order_of(row.id)),
             Phase::Revoking(_) => {
                 messages.push(ToWorker::Revoke { right: row.id, epoch: row.epoch });
             }
             Phase::Free | Phase::Granted(_) => {}
         }
+        messages.extend(self.split_order(row.id));
         messages
     }
 
@@ -242,10 +274,13 @@ impl Machine {
         if !self.queues.get(&queue).is_some_and(|q| q.is_led_by(worker)) {
             return;
         }
-        let id = RightId::whole(subscription, queue);
-        if let Some(right) = self.rights.get_mut(&id).filter(|r| !r.row().started) {
-            right.set_started(true);
-            self.dirty.insert(Key::Right(id));
+        let of_queue: Vec<RightId> =
+            self.rights_at(subscription, queue).map(|(id, _)| *id).collect();
+        for id in of_queue {
+            if let Some(right) = self.rights.get_mut(&id).filter(|r| !r.row().started) {
+                right.set_started(true);
+                self.dirty.insert(Key::Right(id));
+            }
         }
         for (key, join) in &mut self.joins {
             if key.0 == subscription {
@@ -255,11 +290,17 @@ impl Machine {
     }
 
     /// The queue has messages: from now on it moves only with them.
-    pub(super) fn note_data(&mut self, worker: &WorkerId, id: QueueId) {
+    pub(super) fn note_data(&mut self, now: Time, worker: &WorkerId, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.is_led_by(worker)) else { return };
         if queue.set_has_data() {
             self.dirty.insert(Key::Queue(id));
             self.moves_due = true;
+            self.note_use(now, id);
         }
     }
+}
+
+/// Whether it has the first lanes of its queue: one of a queue's rights does.
+fn is_first(right: &Right) -> bool {
+    right.row().id.lanes.start == 0
 }

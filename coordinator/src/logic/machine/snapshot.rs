@@ -6,6 +6,7 @@ use super::super::placement::Queue;
 use super::super::rights::Right;
 use super::super::rows::MoveStep;
 use super::admin::{count, right_state};
+use super::members::MAX_MEMBERS;
 use super::moves::{MOVE_PHASES, move_phase};
 use super::{Machine, MemberId, SubscriptionId};
 
@@ -25,8 +26,10 @@ pub struct SubscriptionSnapshot {
     pub members: u32,
     /// How many rights are in which state.
     pub rights: BTreeMap<&'static str, u32>,
-    /// How evenly the rights are spread.
+    /// How evenly the rights are spread, counted in lanes.
     pub balance: Balance,
+    /// How many members could have a share.
+    pub useful_members: u32,
 }
 
 /// The state of the coordinator in numbers.
@@ -114,7 +117,8 @@ impl Machine {
         for (_, right) in self.rights_in(id) {
             *rights.entry(right_state(right)).or_default() += 1;
             if let Some(holder) = Right::holder(right) {
-                *held.entry(&holder.member).or_default() += 1;
+                let lanes = u32::from(right.row().id.lanes.count());
+                *held.entry(&holder.member).or_default() += lanes;
             }
         }
         let loads = self
@@ -126,7 +130,15 @@ impl Machine {
             members: count(self.members_of(id)),
             balance: balance(loads),
             rights,
+            useful_members: self.useful_members(id),
         }
+    }
+
+    /// How many members can have a share: one for each range of lanes of the queues that it gets
+    /// messages from, as far as a subscription can have members.
+    fn useful_members(&self, id: SubscriptionId) -> u32 {
+        let ranges = self.queues_of(id).saturating_mul(self.setup.ranges_per_queue);
+        ranges.min(MAX_MEMBERS as u32)
     }
 }
 

@@ -30,8 +30,16 @@ impl Machine {
         let Some(worker) = self.worker_sessions.on(conn).next().cloned() else { return };
         match message {
             FromWorker::Register(_) => {}
-            FromWorker::QueueOpened { queue, epoch } => self.note_opened(&worker, queue, epoch),
-            FromWorker::HasData { queue } => self.note_data(&worker, queue),
+            FromWorker::QueueOpened { queue, epoch } => {
+                self.note_opened(&worker, queue, epoch, out);
+            }
+            FromWorker::SlotsSealed { queue, epoch, number, at } => {
+                self.note_slots_sealed(now, &worker, queue, epoch, number, at);
+            }
+            FromWorker::FencePassed { subscription, fence } => {
+                self.note_passed(&worker, subscription, fence, out);
+            }
+            FromWorker::HasData { queue } => self.note_data(now, &worker, queue),
             FromWorker::Sealed { queue, attempt, end } => {
                 self.note_sealed(now, &worker, queue, attempt, end, out);
             }
@@ -188,7 +196,7 @@ impl Machine {
             }
         }
         for id in findings.has_data {
-            self.note_data(worker, id);
+            self.note_data(now, worker, id);
         }
         for (queue, uuid, epoch) in findings.tombstones {
             self.bury(GraveRow { worker: worker.clone(), queue, uuid, epoch });
@@ -260,6 +268,9 @@ impl Machine {
             self.queues.iter().filter(|(_, q)| q.is_led_by(worker)).map(|(id, _)| *id).collect();
         for queue in led {
             self.tell_queue(now, queue, out);
+            if is_new {
+                self.tell_fences(queue, out);
+            }
         }
         self.repeat_copies_to(now, worker, is_new, out);
     }

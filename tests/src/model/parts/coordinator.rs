@@ -63,6 +63,7 @@ fn timing() -> Timing {
         join_wait: DRAIN,
         repeat: REPEAT,
         move_patience: PATIENCE,
+        copy_patience: PATIENCE,
         seal_patience: PATIENCE,
         ..Timing::default()
     }
@@ -128,6 +129,8 @@ impl Coordinator {
             queues: u32::from(cast.queues),
             ring_weight: Some(weight),
             max_body_bytes: 1 << 20,
+            slots: Vec::new(),
+            off_ring: false,
         };
         let meta = Meta { next_group: GroupId(1), ..Meta::default() };
         let ring = PastRing { number: 0, groups: vec![(id, weight)] };
@@ -178,7 +181,13 @@ impl Coordinator {
             Arrival::Crash => self.machine = None,
             Arrival::Start => {
                 self.now = 0;
-                let setup = Setup { id: "c1".into(), timing: timing(), epoch_ms: 0, seed: 1 };
+                let setup = Setup {
+                    id: "c1".into(),
+                    timing: timing(),
+                    epoch_ms: 0,
+                    seed: 1,
+                    ranges_per_queue: 1,
+                };
                 let rows = self.rows.values().cloned().collect();
                 let machine = Machine::new(setup, rows, Time(0));
                 let machine = machine.unwrap_or_else(|e| panic!("its own rows: {e}"));

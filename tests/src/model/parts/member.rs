@@ -274,7 +274,8 @@ impl Live {
         let is_ours =
             |right: &RightId, seat: &Seat| seat.subscription() == Some(right.subscription);
         match message.clone() {
-            ToClient::Routing(_) => {}
+            // No right is split here.
+            ToClient::Routing(_) | ToClient::Narrow { .. } | ToClient::Narrowed { .. } => {}
             ToClient::Joined(joined) => seat.joined(now, &joined, &router),
             ToClient::JoinRefused { refusal, .. } => seat.join_refused(now, refusal),
             ToClient::Granted { granted, .. } => {
@@ -423,7 +424,7 @@ impl Live {
     fn act(&mut self, action: Action, run: &mut Run<'_>) {
         match action {
             Action::Tell(message) => self.tell(message, run),
-            Action::Open(open) => self.open(open, run),
+            Action::Open(_, open) => self.open(open, run),
             Action::Send(right, frames) => {
                 if let Some(delivery) = self.deliveries.get(&right) {
                     let link = Link::Up(delivery.stream);

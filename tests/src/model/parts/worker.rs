@@ -22,6 +22,7 @@ use ringway_worker::logic::delivery::Frame;
 use ringway_worker::logic::host::{Host, Step};
 use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::{Append, StoredBatch};
+use ringway_worker::logic::slots::Routes;
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 
@@ -462,7 +463,14 @@ impl Worker {
             ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
             ToWorker::RegisterRefused(refusal) => panic!("a registration is refused: {refusal}"),
             ToWorker::Superseded => panic!("a worker's only process is superseded"),
-            ToWorker::Registered | ToWorker::Routing(_) => return,
+            // No group grows here, no class moves and no right is split.
+            ToWorker::SealSlots { .. }
+            | ToWorker::AwaitFence { .. }
+            | ToWorker::FencesPassed { .. }
+            | ToWorker::Split(_)
+            | ToWorker::Merge(_)
+            | ToWorker::Registered
+            | ToWorker::Routing(_) => return,
         };
         live.host.step(NOW, id, step, actions);
     }
@@ -556,6 +564,7 @@ impl Worker {
         if epoch == Epoch(0) || !live.waiting.insert(token) {
             return;
         }
+        let batch = name(Batch::parse(body(number)));
         let append = Append {
             token,
             epoch,
@@ -566,9 +575,10 @@ impl Worker {
             count: 1,
             largest_body_bytes: 1,
             batch_bytes: 64,
+            routes: Routes::of(&batch),
         };
         let before = hosted.queue.end();
-        live.host.append(id, append, actions);
+        live.host.append(id, append, &batch, actions);
         if live.host.queue(id).is_some_and(|hosted| hosted.queue.end() > before) {
             out.events.push(Event::Accepted { queue: id, epoch });
         }
@@ -615,6 +625,7 @@ impl Worker {
                 }
                 Action::Close { stream, refusal } => live.end(stream, refusal.as_ref(), out),
                 Action::Look(right) => drop(live.turns.insert(right)),
+                Action::Retire(right) => drop(live.turns.remove(&right)),
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
                 Action::Fetch { queue, fetch, from, .. } => {
                     live.fetches.insert(queue, (fetch, from));

@@ -13,10 +13,13 @@ pub fn check(history: &History) -> Vec<String> {
     for entry in &history.entries {
         match &entry.what {
             What::Confirmed { right, epoch, offset } => {
-                confirmed.entry((*right, *offset)).or_insert((*epoch, entry.at));
+                confirmed
+                    .entry((right.subscription, right.queue, *offset))
+                    .or_insert((*epoch, entry.at));
             }
             What::HandedOut { right, offset, holder, epoch, .. } => {
-                if let Some((under, at)) = confirmed.get(&(*right, *offset))
+                let message = (right.subscription, right.queue, *offset);
+                if let Some((under, at)) = confirmed.get(&message)
                     && epoch >= under
                 {
                     again.push(format!(

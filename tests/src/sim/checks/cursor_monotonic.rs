@@ -11,6 +11,10 @@ pub fn check(history: &History) -> Vec<String> {
     let mut floors = BTreeMap::new();
     let mut back = Vec::new();
     for entry in &history.entries {
+        if let What::Laid { parts, into } = &entry.what {
+            // A part begins where the whole was, and a whole where the last of its parts was.
+            floors.retain(|right, _| !parts.contains(right) && !into.contains(right));
+        }
         let What::Cursor { right, copy, floor } = &entry.what else { continue };
         let (newest, known) = floors.entry(*right).or_insert((*copy, *floor));
         if copy < newest {

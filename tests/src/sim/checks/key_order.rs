@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringway_proto::{Epoch, Offset, RightId, SubscriptionId};
+use ringway_proto::{Epoch, Offset, QueueId, SubscriptionId};
 
 use super::super::history::{History, Value, What};
 
@@ -14,14 +14,14 @@ pub fn check(history: &History) -> Vec<String> {
     let mut seen: BTreeSet<(SubscriptionId, Value)> = BTreeSet::new();
     // A key belongs to one producer, so producer and key name it.
     let mut first: BTreeMap<(SubscriptionId, u32, u32), u32> = BTreeMap::new();
-    let mut last: BTreeMap<(RightId, Epoch, u32, u32), Offset> = BTreeMap::new();
+    let mut last: BTreeMap<(SubscriptionId, QueueId, Epoch, u32, u32), Offset> = BTreeMap::new();
     let mut wrong = Vec::new();
     for entry in &history.entries {
         match &entry.what {
             What::Attempt { value, key: Some(key), .. } => {
                 keys.insert(*value, *key);
             }
-            What::HandedOut { right, epoch, offset, value: Some(value), holder } => {
+            What::HandedOut { right, epoch, offset, value: Some(value), holder, .. } => {
                 let Some(key) = keys.get(value).copied() else { continue };
                 let subscription = right.subscription;
                 if seen.insert((subscription, *value)) {
@@ -35,7 +35,8 @@ pub fn check(history: &History) -> Vec<String> {
                     }
                     *newest = value.number.max(*newest);
                 }
-                let newest = last.entry((*right, *epoch, value.producer, key)).or_default();
+                let line = (subscription, right.queue, *epoch, value.producer, key);
+                let newest = last.entry(line).or_default();
                 if *offset < *newest {
                     wrong.push(format!(
                         "key {}/{key}: {} was handed {} offset {offset} under {epoch:?} at {}, \

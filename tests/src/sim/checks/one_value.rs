@@ -13,7 +13,7 @@ pub fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in &history.entries {
         let (queue, offset, value) = match &entry.what {
-            What::Stored { queue, offset, value } | What::InLog { queue, offset, value } => {
+            What::Stored { queue, offset, value, .. } | What::InLog { queue, offset, value } => {
                 (*queue, *offset, *value)
             }
             What::HandedOut { right, offset, value, .. } => (right.queue, *offset, *value),

@@ -4,7 +4,7 @@
 use ringway_client::logic::right::How;
 use ringway_proto::control::Start;
 use ringway_proto::{
-    Epoch, Filter, GroupId, Holder, Incarnation, MemberId, Offset, QueueId, RightId,
+    Epoch, Filter, GroupId, Holder, Incarnation, Lanes, MemberId, Offset, QueueId, RightId,
     SubscriptionId, WorkerId,
 };
 
@@ -53,7 +53,7 @@ fn granted(name: &str, epoch: u64) -> What {
 fn handed(name: &str, epoch: u64, number: u32, offset: u64) -> What {
     let (epoch, offset) = (Epoch(epoch), Offset(offset));
     let value = Some(value(number));
-    What::HandedOut { right: right(), epoch, holder: holder(name), offset, value }
+    What::HandedOut { right: right(), epoch, holder: holder(name), offset, lane: 0, value }
 }
 
 fn confirmed(epoch: u64, offset: u64) -> What {
@@ -69,7 +69,11 @@ fn opened(name: &str, epoch: u64) -> What {
 }
 
 fn stored(number: u32, offset: u64) -> What {
-    What::Stored { queue: QUEUE, offset: Offset(offset), value: Some(value(number)) }
+    What::Stored { queue: QUEUE, offset: Offset(offset), value: Some(value(number)), lane: 7 }
+}
+
+fn narrowing(to: Lanes) -> What {
+    What::Narrowing { right: right(), epoch: Epoch(1), to }
 }
 
 fn accepted(name: &str, epoch: u64) -> What {
@@ -140,8 +144,35 @@ fn a_right_that_is_to_be_given_up_may_pause_and_so_may_any_where_something_break
 }
 
 #[test]
+fn lanes_that_are_to_be_given_up_may_pause_and_stay_so_when_the_right_is_opened_again() {
+    let upper = narrowing(Lanes { start: 0, end: 4 });
+    let run = [
+        What::Calm,
+        joined(Start::Start),
+        attempt(1),
+        opened("m", 1),
+        upper,
+        opened("m", 1),
+        stored(1, 0),
+        What::Quiet,
+    ];
+    assert_eq!(broken(&run), Vec::<&str>::new());
+}
+
+#[test]
 fn every_check_finds_what_breaks_its_promise() {
-    let table: [(&[What], &[&str]); 17] = [
+    let halves = What::Raised {
+        right: right().with(Lanes { start: 2048, end: 4096 }),
+        copy: Epoch(1),
+        epoch: Epoch(2),
+    };
+    let narrowed = What::Narrowed {
+        right: right(),
+        epoch: Epoch(1),
+        to: Lanes { start: 2048, end: 4096 },
+        holder: holder("m"),
+    };
+    let table: [(&[What], &[&str]); 20] = [
         // Acked and gone; acked, there, and never delivered.
         (&[attempt(1), ok(1, 0)], &["acked_survives"]),
         (&[joined(Start::Start), attempt(1), ok(1, 0), in_log(1, 0)], &["acked_survives"]),
@@ -175,6 +206,19 @@ fn every_check_finds_what_breaks_its_promise() {
             ],
             &["no_pause"],
         ),
+        // The half that stays pauses.
+        (
+            &[
+                What::Calm,
+                joined(Start::Start),
+                attempt(1),
+                opened("m", 1),
+                narrowing(Lanes { start: 0, end: 2048 }),
+                stored(1, 0),
+                What::Quiet,
+            ],
+            &["no_pause"],
+        ),
         (&[handed("m", 1, 9, 0)], &["nothing_invented"]),
         (
             &[
@@ -188,6 +232,32 @@ fn every_check_finds_what_breaks_its_promise() {
         (&[granted("m", 1)], &["one_holder"]),
         (&[raised(1), granted("m", 1), granted("n", 1)], &["one_holder"]),
         (&[attempt(1), raised(1), raised(2), cursor(0), handed("m", 1, 1, 0)], &["one_holder"]),
+        // The lower half was given up in order, and then handed out again; the upper half went to
+        // somebody else, and the holder of all of it acks.
+        (
+            &[
+                attempt(1),
+                raised(1),
+                handed("m", 1, 1, 0),
+                narrowed,
+                raised(2),
+                handed("n", 2, 1, 0),
+            ],
+            &["redeliveries"],
+        ),
+        (
+            &[
+                raised(1),
+                halves,
+                What::Acked {
+                    right: right().with(Lanes { start: 0, end: 2048 }),
+                    epoch: Epoch(1),
+                    holder: holder("m"),
+                    lanes: vec![3000],
+                },
+            ],
+            &["one_holder"],
+        ),
         (&[accepted("w1", 2), accepted("w2", 2)], &["one_primary"]),
         (&[accepted("w1", 2), accepted("w1", 1)], &["one_primary"]),
         // An offset with two values, of which one is lost; a value at two offsets.

@@ -18,12 +18,11 @@ use ringway_proto::data::AppendAnswer;
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Code, Epoch, Incarnation, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
+    Code, Epoch, Incarnation, Lanes, OpenNumber, Refusal, RightId, RoutingVersion, WorkerId, codec,
 };
 
 use super::bugs::Bug;
 use super::ctx::{COORDINATOR, Ctx, Pid, Timer};
-use super::faults::Faults;
 use super::history::{Told, Value, What};
 use super::net::{ConnId, End, Item, StreamNo};
 use super::workload::{Producing, Serving};
@@ -64,6 +63,8 @@ pub(super) struct Live {
     /// What every stream was about, also those that are gone.
     every_stream: BTreeMap<(ConnId, StreamNo), RightId>,
     wake_at: Option<u64>,
+    /// What the coordinator said to keep of rights, for the bug that keeps more.
+    to_keep: BTreeMap<(RightId, Epoch), Lanes>,
 }
 
 impl std::fmt::Debug for Live {
@@ -104,9 +105,12 @@ impl Client {
             Purpose::Serve(join) => {
                 let join = Join { incarnation, ..join.clone() };
                 let few = ctx.dice.between(8, 60) as u32;
-                // Where nothing may pause a right, credit does not either.
-                let messages = if ctx.faults == Faults::All { few } else { 1000 };
-                Some(Seat::new(join, Credit { messages, bytes: 1 << 20 }))
+                // Where nothing may pause a right, credit does not either, in how many parts soever
+                // it is shared.
+                let plenty = Credit { messages: 20_000, bytes: 1 << 26 };
+                let little = Credit { messages: few, bytes: 1 << 20 };
+                let credit = if ctx.faults.is_calm() { plenty } else { little };
+                Some(Seat::new(join, credit))
             }
         };
         self.live = Some(Live {
@@ -125,6 +129,7 @@ impl Client {
             streams: BTreeMap::new(),
             every_stream: BTreeMap::new(),
             wake_at: None,
+            to_keep: BTreeMap::new(),
         });
         ctx.dial(self.pid, COORDINATOR);
         let now = ctx.clock.now();

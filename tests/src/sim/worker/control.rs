@@ -3,10 +3,12 @@
 //! hear are dropped; the registration says how things stand.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
-use ringway_proto::routing::Routing;
-use ringway_proto::{Incarnation, QueueId, WorkerId, codec};
+use ringway_proto::routing::moves::{Fence, QueueEnd};
+use ringway_proto::routing::{Router, Routing};
+use ringway_proto::{Incarnation, Offset, QueueId, WorkerId, codec};
 use ringway_worker::logic::host::Step;
 
 use super::super::bugs::Bug;
@@ -92,7 +94,7 @@ impl Worker {
 
     pub(super) fn tell(&mut self, ctx: &mut Ctx, event: FromWorker) {
         let percent = match &event {
-            FromWorker::Sealed { .. } => 8,
+            FromWorker::Sealed { .. } | FromWorker::SlotsSealed { .. } => 8,
             FromWorker::RightRaised { .. } | FromWorker::QueueOpened { .. } => 1,
             _ => 0,
         };
@@ -144,8 +146,21 @@ impl Worker {
                 return ctx.note(what);
             }
             ToWorker::Routing(routing) => {
+                let mut routing = routing;
+                let ends = routing.moves.iter().flat_map(|moved| {
+                    let fence = |end: &QueueEnd| Fence { number: moved.number, queue: end.queue };
+                    moved.ends.iter().map(fence)
+                });
+                live.fences = ends.collect();
+                if ctx.bug == Some(Bug::ChainBroken) {
+                    routing.moves = routing.moves.pop().into_iter().collect();
+                }
                 let ours = queues_of(&routing, &self.id);
-                live.host.set_routing(routing.version, ours);
+                let router = Router::new(routing).unwrap_or_else(|e| panic!("a routing: {e}"));
+                let mut out = Vec::new();
+                live.host.set_routing(Arc::new(router), ours, &mut out);
+                self.act(ctx, out);
+                self.turn(ctx);
                 return;
             }
             ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
@@ -163,8 +178,17 @@ impl Worker {
                 let above = above.filter(|_| ctx.bug == Some(Bug::TombstoneOfAnyEpoch));
                 (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
             }
-            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
+            ToWorker::StartSubscription { queue, setup } => {
+                if ctx.bug == Some(Bug::LateWithoutFences) {
+                    let (subscription, passed) = (setup.id, live.fences.clone());
+                    let step = Step::FencesPassed { subscription, passed };
+                    live.host.step(ctx.local(self.pid), queue, step, &mut Vec::new());
+                }
+                (queue, Step::Start(setup))
+            }
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
             ToWorker::Revoke { right, epoch } => {
                 ctx.note(What::Revoked { right, epoch });
                 if ctx.bug == Some(Bug::RebalanceStops) {
@@ -172,6 +196,23 @@ impl Worker {
                     ctx.timer(self.pid, live.stops_until, Timer::Wake);
                 }
                 (right.queue, Step::Revoke { right, epoch })
+            }
+            ToWorker::SealSlots { queue, epoch, moved }
+                if ctx.bug == Some(Bug::TableBeforeSeal) =>
+            {
+                let (number, hosted) = (moved.number, live.host.queue(queue));
+                let at = hosted.map_or(Offset(0), |hosted| hosted.queue.durable());
+                self.tell(ctx, FromWorker::SlotsSealed { queue, epoch, number, at });
+                return;
+            }
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                (queue, Step::SealSlots { epoch, moved })
+            }
+            ToWorker::AwaitFence { subscription, fence, at } => {
+                (fence.queue, Step::AwaitFence { subscription, fence, at })
+            }
+            ToWorker::FencesPassed { queue, subscription, passed } => {
+                (queue, Step::FencesPassed { subscription, passed })
             }
         };
         let mut out = Vec::new();

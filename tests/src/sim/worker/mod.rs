@@ -12,17 +12,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, OpenRight};
-use ringway_proto::data::{AckConfirmed, Append, Ranges, Window};
+use ringway_proto::data::{AckConfirmed, Append, OffsetRange, Ranges, Window, decode_lanes};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
+use ringway_proto::routing::moves::Fence;
 use ringway_proto::{
     Code, Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, Refusal, RightId, Sequence,
-    Time, Uuid, WorkerId, codec,
+    Session, Time, Uuid, WorkerId, codec,
 };
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
-use ringway_worker::logic::delivery::Frame;
+use ringway_worker::logic::delivery::{Frame, Right};
 use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append as AppendHeader, StoredBatch};
 use ringway_worker::logic::rounds::{Gathered, Part};
+use ringway_worker::logic::slots::{Routes, Verdict};
 use ringway_worker::logic::{Action, Rules, StreamId, Token};
 use ringway_worker::replay::Replay;
 
@@ -71,6 +74,8 @@ pub(super) struct Live {
     pub(super) stops_until: u64,
     /// The newest stream of each right, and its open.
     newest: BTreeMap<RightId, (StreamId, OpenNumber)>,
+    /// Every fence of the newest routing, for the bugs that ignore some.
+    fences: Vec<Fence>,
     /// Queues whose producers are forgotten, by the bug that forgets them.
     forgetful: bool,
 }
@@ -83,6 +88,8 @@ struct Reader {
     holder: Holder,
     /// The shard has ended it.
     ended: bool,
+    /// The open was refused: what comes behind it is never read.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +121,7 @@ impl Pending {
 pub(super) enum Then {
     Nothing,
     Cursor { right: RightId, copy: Epoch, floor: Offset },
+    Laid { parts: Vec<RightId>, into: Vec<RightId> },
     Stored { token: Token, queue: QueueId, at: Offset },
     Repeat { token: Token, at: Offset },
     Tell(FromWorker),
@@ -181,9 +189,19 @@ impl Worker {
             fetches: BTreeMap::new(),
             stops_until: 0,
             newest: BTreeMap::new(),
+            fences: Vec::new(),
             forgetful: ctx.bug == Some(Bug::DedupForgotten),
         });
         self.dial(ctx);
+    }
+
+    /// The process is asked to end: what it has decided becomes durable first.
+    pub fn flush(&mut self, ctx: &mut Ctx) {
+        let is_busy = |worker: &Self| worker.live.as_ref().is_some_and(|l| l.under_way.is_some());
+        while is_busy(self) && self.disk.full.is_none() {
+            self.synced(ctx);
+            self.start_round(ctx);
+        }
     }
 
     /// The process is killed.
@@ -262,6 +280,7 @@ impl Worker {
             count: header.count,
             largest_body_bytes: bodies.map(|m| m.body.len()).max().unwrap_or(0),
             batch_bytes: batch.bytes().len(),
+            routes: Routes::default(),
         };
         if live.forgetful {
             // A batch is known only as long as the process lives.
@@ -270,9 +289,23 @@ impl Worker {
             append.producer = Uuid(header.producer.0 ^ (life << 64) ^ ((sequence + 1) << 80));
             append.base_sequence = Sequence(0);
         }
+        if ctx.bug == Some(Bug::SessionsIgnored) {
+            append.session = Session(1);
+        }
         let queue = header.queue;
-        live.waiting.insert(append.token, Waiting { header, batch, to });
-        live.host.append(queue, append, out);
+        if ctx.bug == Some(Bug::SlotsBeforeDedup)
+            && let Some(hosted) = live.host.queue(queue)
+            && let routes = Routes::of(&batch)
+            && let Verdict::Elsewhere(_) = hosted.queue.slots.judge(queue, &routes, None)
+        {
+            let refusal = Refusal::new(Code::StaleRouting, "its slot has moved");
+            out.push(Action::Refuse { token: append.token, refusal });
+            live.waiting.insert(append.token, Waiting { header, batch, to });
+            return;
+        }
+        let waiting = Waiting { header, batch: Arc::clone(&batch), to };
+        live.waiting.insert(append.token, waiting);
+        live.host.append(queue, append, &batch, out);
     }
 
     fn open(
@@ -292,7 +325,8 @@ impl Worker {
         live.made += 1;
         let stream = live.made;
         live.streams.insert(stream, at);
-        let reader = Reader { stream, right, epoch, holder: holder.clone(), ended: false };
+        let reader =
+            Reader { stream, right, epoch, holder: holder.clone(), ended: false, refused: false };
         live.readers.insert(at, reader);
         let time = ctx.local(self.pid);
         // The acks of an open that waits for a seal are not applied now, and perhaps never here.
@@ -301,10 +335,16 @@ impl Worker {
             Ok(()) => {
                 live.newest.insert(right, (stream, request.open));
                 if !request.acks.is_empty() && !waits {
-                    ctx.note(What::Acked { right, epoch, holder });
+                    let lanes = live.lanes_of(right.queue, &request.acks);
+                    ctx.note(What::Acked { right, epoch, holder, lanes });
                 }
             }
-            Err(refusal) => out.push(Action::Close { stream, refusal: Some(refusal) }),
+            Err(refusal) => {
+                if let Some(reader) = live.readers.get_mut(&at) {
+                    reader.refused = true;
+                }
+                out.push(Action::Close { stream, refusal: Some(refusal) });
+            }
         }
     }
 
@@ -319,7 +359,7 @@ impl Worker {
         let Some(live) = &mut self.live else { return };
         let Some(reader) = live.readers.get(&at).cloned() else { return };
         // What comes behind the end was read before it, or is not read at all.
-        if reader.ended && ctx.dice.percent(50) {
+        if reader.refused || reader.ended && ctx.dice.percent(50) {
             return;
         }
         let frame = decode(kind, payload).unwrap_or_else(|e| panic!("a frame: {e}"));
@@ -339,13 +379,29 @@ impl Worker {
             }
         }
         let time = ctx.local(self.pid);
-        let tally = live.host.frame(time, stream, reader.right, epoch, &frame, out);
+        let said = out.len();
+        let mut tally = live.host.frame(time, stream, reader.right, epoch, &frame, out);
+        if ctx.bug == Some(Bug::ForeignAckTaken)
+            && let Frame::Ack(acks) = &frame
+            && tally.fenced
+            && live.current(&reader.right).is_some_and(|right| right.epoch() == epoch)
+        {
+            // As if it counted: it is confirmed like any other.
+            out.truncate(said);
+            tally.fenced = false;
+            let confirmed = AckConfirmed { open: acks.open, number: acks.number };
+            out.push(Action::Confirm { stream, confirmed });
+        }
         // What is heard of a queue that is sealed to be moved, or gone, is left to its next primary.
         let queue = live.host.queue(reader.right.queue);
         let applied = !tally.fenced && queue.is_some_and(|queue| !queue.is_frozen());
-        if matches!(frame, Frame::Ack(_)) && applied {
+        if let Frame::Ack(acks) = &frame
+            && applied
+        {
+            let lanes = live.lanes_of(reader.right.queue, &acks.ranges);
             let Reader { right, epoch, holder, .. } = reader;
-            ctx.note(What::Acked { right, epoch, holder });
+            let right = live.current(&right).map_or(right, |right| right.id());
+            ctx.note(What::Acked { right, epoch, holder, lanes });
         }
     }
 
@@ -412,10 +468,12 @@ impl Worker {
         ))
     }
 
-    /// Writes down every message that it has.
+    /// Writes down every message of the queues that it leads: a sealed one that was left behind
+    /// may still wait for its tombstone.
     pub fn report(&self, ctx: &mut Ctx) {
         let Some(live) = &self.live else { return };
-        for (queue, batches) in &live.batches {
+        let leads = |queue| live.host.queue(queue).is_some_and(|hosted| !hosted.is_frozen());
+        for (queue, batches) in live.batches.iter().filter(|(queue, _)| leads(**queue)) {
             for (base, batch) in batches {
                 for (i, value) in values(batch).into_iter().enumerate() {
                     let offset = Offset(base.0 + i as u64);
@@ -426,6 +484,30 @@ impl Worker {
     }
 }
 
+impl Live {
+    /// The lanes of the messages in these ranges.
+    fn lanes_of(&self, queue: QueueId, ranges: &[OffsetRange]) -> Vec<u16> {
+        let mut lanes = Vec::new();
+        for at in ranges.iter().flat_map(|range| range.offsets()) {
+            let batches = self.batches.get(&queue);
+            let Some((base, batch)) = batches.and_then(|b| b.range(..=at).next_back()) else {
+                continue;
+            };
+            let index = (at.0 - base.0) as usize;
+            if index < batch.len() {
+                lanes.push(lane_of_message(batch.key(index), at));
+            }
+        }
+        lanes
+    }
+
+    /// What has become of the right that a stream was opened for.
+    fn current(&self, right: &RightId) -> Option<&Right> {
+        let id = self.host.queue(right.queue)?.at(right)?;
+        self.host.right(&id)
+    }
+}
+
 fn decode(kind: Kind, payload: Bytes) -> Result<Frame, Refusal> {
     Ok(match kind {
         Kind::Ack => Frame::Ack(Ranges::decode(payload)?),
@@ -433,6 +515,7 @@ fn decode(kind: Kind, payload: Bytes) -> Result<Frame, Refusal> {
         Kind::Return => Frame::Return(Ranges::decode(payload)?),
         Kind::Nack => Frame::Nack(Ranges::decode(payload)?),
         Kind::Window => Frame::Window(Window::decode(payload)?),
+        Kind::Narrow => Frame::Narrow(decode_lanes(payload)?),
         other => return Err(Refusal::new(Code::Protocol, format!("a frame of kind {other:?}"))),
     })
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of_message;
 use ringway_proto::{Code, Epoch, Offset, QueueId, Refusal, RightId, codec};
 use ringway_worker::journal::{FrameHeader, Kind as FrameKind};
 use ringway_worker::logic::{Action, Token, rounds};
@@ -45,6 +46,7 @@ impl Worker {
                 }
                 Action::Close { stream, refusal } => live.end(ctx, stream, refusal),
                 Action::Look(right) => live.look(right),
+                Action::Retire(right) => live.set_timer(right),
                 Action::Late { .. } => {}
                 Action::Forget(queue) => drop(live.batches.remove(&queue)),
                 Action::Fetch { queue, fetch, from, .. } => {
@@ -87,11 +89,18 @@ impl Worker {
     fn write(&mut self, ctx: &mut Ctx, queue: QueueId, record: &ControlRecord) {
         match (ctx.bug, record) {
             (Some(Bug::RaiseNotJournaled), ControlRecord::Raised { .. })
-            | (Some(Bug::SealNotJournaled), ControlRecord::Sealed { .. }) => return,
+            | (Some(Bug::SealNotJournaled), ControlRecord::Sealed { .. })
+            | (Some(Bug::SplitNotJournaled), ControlRecord::Split { .. }) => return,
+            (Some(Bug::MergeForgetsAcks), ControlRecord::Merged { parts, .. }) => {
+                parts.iter().for_each(|part| self.forget_acks(part));
+            }
             (Some(Bug::CursorReset), ControlRecord::Raised { right, .. }) => {
                 self.forget_acks(right);
             }
             _ => {}
+        }
+        if let ControlRecord::Split { .. } | ControlRecord::Merged { .. } = record {
+            ctx.tempt(self.pid, 3);
         }
         let Some(live) = &mut self.live else { return };
         let epoch = live.host.queue(queue).map_or(Epoch(0), |h| h.queue.epoch());
@@ -100,6 +109,13 @@ impl Worker {
         let then = match record {
             ControlRecord::Acked { right, floor, .. } => {
                 Then::Cursor { right: *right, copy: epoch, floor: *floor }
+            }
+            ControlRecord::Split { right, into } => {
+                let into = into.iter().map(|part| part.right).collect();
+                Then::Laid { parts: vec![*right], into }
+            }
+            ControlRecord::Merged { parts, into } => {
+                Then::Laid { parts: parts.clone(), into: vec![into.right] }
             }
             _ => Then::Nothing,
         };
@@ -200,6 +216,7 @@ impl Worker {
     fn follow(&mut self, ctx: &mut Ctx, then: Then) {
         match then {
             Then::Nothing => {}
+            Then::Laid { parts, into } => ctx.note(What::Laid { parts, into }),
             Then::Cursor { right, copy, floor } => ctx.note(What::Cursor { right, copy, floor }),
             Then::Stored { token, queue, at } => self.stored(ctx, token, queue, at),
             Then::Repeat { token, at } => self.answer(ctx, token, Ok(at)),
@@ -220,7 +237,9 @@ impl Worker {
         let Some(waiting) = live.waiting.get(&token) else { return };
         let (count, batch) = (waiting.header.count, Arc::clone(&waiting.batch));
         for (i, value) in values(&batch).into_iter().enumerate() {
-            ctx.note(What::Stored { queue, offset: Offset(at.0 + i as u64), value });
+            let offset = Offset(at.0 + i as u64);
+            let lane = lane_of_message(batch.key(i), offset);
+            ctx.note(What::Stored { queue, offset, value, lane });
         }
         live.batches.entry(queue).or_default().insert(at, batch);
         let end = Offset(at.0 + u64::from(count));

@@ -2,7 +2,9 @@
 //! steps, whole hand-overs, and a long random walk.
 
 mod handover;
+mod lanes;
 mod moves;
 mod registration;
+mod slots;
 mod walk;
 mod world;

@@ -140,6 +140,43 @@ fn a_queue_does_not_stay_sealed_for_a_copy_that_does_not_come() {
 }
 
 #[test]
+fn a_copy_that_does_not_grow_is_given_up_and_planned_again_also_after_a_restart() {
+    for restart in [false, true] {
+        let mut world = two();
+        let w2 = worker_id("w2");
+        world.copy(&w2, 2);
+        world.deliver();
+        let attempts = |world: &World| -> Vec<Attempt> {
+            let copies = world.workers[&worker_id("w2")].copies.values();
+            copies.map(|copy| copy.attempt).collect()
+        };
+        let before = attempts(&world);
+        let wait = |world: &mut World, seconds: u64| {
+            for _ in 0..seconds {
+                world.pass(1000);
+                world.deliver();
+            }
+        };
+        wait(&mut world, 59);
+        assert_eq!(attempts(&world), before);
+        world.copy(&w2, 2);
+        world.deliver();
+        wait(&mut world, 50);
+        assert_eq!(attempts(&world), before, "it grew");
+        if restart {
+            world.restart_coordinator();
+            wait(&mut world, 59);
+            assert_eq!(attempts(&world), before, "how long it stood still is not known");
+        }
+        wait(&mut world, 12);
+        assert_eq!(steps(&world), [4, 4, 0], "planned again");
+        assert!(attempts(&world).iter().zip(&before).all(|(now, then)| now > then));
+        world.calm();
+        assert_eq!((led(&world), world.moves()), (vec![8, 8], (8, 8)));
+    }
+}
+
+#[test]
 fn a_queue_that_cannot_be_sealed_yet_keeps_its_copy_and_is_asked_again() {
     let mut world = two();
     world.workers.get_mut(&worker_id("w1")).unwrap().declines = true;
@@ -268,6 +305,33 @@ fn a_worker_is_drained_says_when_nothing_is_left_and_gets_queues_again_when_that
     world.calm();
     assert_eq!(led(&world), [8, 8]);
     assert_eq!(world.moves(), (24, 24));
+}
+
+#[test]
+fn what_is_not_sealed_yet_stays_when_a_drain_is_undone() {
+    let mut world = two();
+    world.calm();
+    drain(&mut world, "w2", false).unwrap();
+    world.deliver();
+    world.copy(&worker_id("w1"), 10);
+    world.deliver();
+    assert_eq!(steps(&world), [4, 0, 4]);
+    drain(&mut world, "w2", true).unwrap();
+    world.deliver();
+    assert_eq!(steps(&world)[..2], [0, 0], "called back");
+    world.calm();
+    assert_eq!(led(&world), [8, 8]);
+    let (moves, least) = world.moves();
+    assert_eq!(moves, least);
+    assert!(world.machine.drops.is_empty());
+
+    // Nothing was sealed: nothing moves at all.
+    let moved = world.moves().0;
+    drain(&mut world, "w2", false).unwrap();
+    world.deliver();
+    drain(&mut world, "w2", true).unwrap();
+    world.calm();
+    assert_eq!((led(&world), world.moves()), (vec![8, 8], (moved, moved)));
 }
 
 #[test]

@@ -112,12 +112,25 @@ fn check_calm(world: &mut World, seed: u64) {
         assert!(most - least <= 1, "seed {seed}: {led:?}");
         assert!(of(true).iter().all(|n| *n == 0), "seed {seed}: {led:?} while draining");
     }
-    let shares: Vec<usize> = world.shares().into_values().collect();
-    if shares.is_empty() {
+    let lanes = world.lanes();
+    if lanes.is_empty() {
         assert!(world.rights().iter().all(|r| r.phase == Phase::Free), "seed {seed}");
     } else {
-        let spread = shares.iter().max().unwrap() - shares.iter().min().unwrap();
-        assert!(spread <= 1, "seed {seed}: {shares:?}");
+        // Each has its weighted share, to the smallest range that there is.
+        let rights = world.rights();
+        let smallest = rights.iter().map(|r| u32::from(r.id.lanes.count())).min().unwrap();
+        let weight = |member| world.weights.get(member).copied().unwrap_or(100);
+        let all: u32 = lanes.values().sum();
+        let total: u32 = lanes.keys().map(weight).sum();
+        for (member, has) in &lanes {
+            let share = all / smallest * weight(member) / total;
+            let cells = has / smallest;
+            assert!((share..=share + 1).contains(&cells), "seed {seed}: {lanes:?} of {smallest}");
+            assert!(cells > 0, "seed {seed}: {lanes:?}");
+        }
+        assert!(
+            rights.iter().all(|r| r.cut.is_none() && r.parts.is_empty() && r.merging.is_none())
+        );
         for row in world.rights() {
             let Phase::Granted(holder) = &row.phase else { panic!("seed {seed}: {row:?}") };
             let member = &world.members[&holder.member];
@@ -138,9 +151,15 @@ fn check_calm(world: &mut World, seed: u64) {
 fn whatever_happens_one_holder_per_epoch_and_everything_is_whole_in_the_end() {
     let is_move = |event: &Event| matches!(event, Event::QueueMoved(_));
     let (mut most, mut moved_with_data) = ([0; 3], 0);
+    let (mut split, mut merged) = (0, 0);
     for seed in 1..=150 {
         let mut dice = Dice(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed));
         let mut world = World::new();
+        // Their shares are parts of a queue.
+        if seed % 2 == 0 {
+            let weights = [("d", 40), ("e", 6 + seed as u32 % 30)];
+            world.weights = weights.map(|(name, weight)| (member_id(name), weight)).into();
+        }
         for _ in 0..6 {
             for _ in 0..250 {
                 step(&mut world, &mut dice);
@@ -150,9 +169,13 @@ fn whatever_happens_one_holder_per_epoch_and_everything_is_whole_in_the_end() {
         for (most, seen) in most.iter_mut().zip(world.most) {
             *most = seen.max(*most);
         }
+        let count = |event: &Event| world.events.iter().filter(|e| *e == event).count();
+        split += count(&Event::RightSplit);
+        merged += count(&Event::RightsMerged);
         moved_with_data += world.events.iter().filter(|e| is_move(e)).count();
     }
     assert_eq!(most, [4, 4, 4], "the limits were reached");
+    assert!(split > 500 && merged > 300, "{split} splits, {merged} merges");
     assert!(moved_with_data > 1000, "{moved_with_data} moves of queues");
 }
 

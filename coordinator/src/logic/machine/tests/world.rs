@@ -10,6 +10,7 @@ use ringway_proto::*;
 use crate::logic::machine::*;
 use crate::logic::rows::*;
 use crate::logic::sessions::Conn;
+use crate::logic::split::MAX_RANGES_PER_QUEUE;
 use crate::logic::timing::Timing;
 
 pub fn worker_id(name: &str) -> WorkerId {
@@ -38,8 +39,85 @@ pub struct FakeWorker {
 }
 
 impl FakeWorker {
-    /// Does what the coordinator says and returns the answer.
-    fn obey(&mut self, message: ToWorker) -> Option<FromWorker> {
+    /// Does what the coordinator says and returns the answers.
+    fn obey(&mut self, message: ToWorker) -> Vec<FromWorker> {
+        let answers = match message {
+            ToWorker::Split(order) => self.split(&order),
+            ToWorker::Merge(order) => self.merge(&order).into_iter().collect(),
+            message => self.obey_one(message).into_iter().collect(),
+        };
+        let rights: Vec<&RightId> = self.rights.keys().collect();
+        for pair in rights.windows(2) {
+            let apart = !pair[0].is_beside(pair[1]) || !pair[0].lanes.overlaps(pair[1].lanes);
+            assert!(apart, "two rights to one lane: {pair:?}");
+        }
+        answers
+    }
+
+    fn is_sealed(&self, queue: QueueId) -> bool {
+        self.queues.get(&queue).is_none_or(|held| held.sealed.is_some())
+    }
+
+    fn is_free_for(&self, right: &RightId) -> bool {
+        let overlaps = |id: &&RightId| id.is_beside(right) && id.lanes.overlaps(right.lanes);
+        !self.rights.keys().any(|id| overlaps(&id))
+    }
+
+    fn split(&mut self, order: &SplitRight) -> Vec<FromWorker> {
+        let SplitRight { right, epoch, into } = order;
+        let known = self.rights.get(right).map(|known| known.epoch);
+        let is_it = match known {
+            Some(known) => known == *epoch,
+            None => *epoch == Epoch(0) && self.is_free_for(right),
+        };
+        if is_it && !self.is_sealed(right.queue) {
+            self.rights.remove(right);
+            for part in into {
+                self.rights.insert(part.right, part.clone());
+                self.raised.insert((part.right, part.epoch), part.holder.clone());
+            }
+        }
+        let later = into.iter().filter(|part| part.epoch > *epoch);
+        later.filter_map(|part| self.raise(part)).collect()
+    }
+
+    fn merge(&mut self, order: &MergeRights) -> Option<FromWorker> {
+        let MergeRights { parts, into } = order;
+        let is_free = |part: &GrantedRight| {
+            let known = self.rights.get(&part.right);
+            known.is_some_and(|known| known.epoch == part.epoch && known.holder.is_none())
+        };
+        if parts.iter().all(is_free) && !self.is_sealed(into.right.queue) {
+            for part in parts {
+                self.rights.remove(&part.right);
+            }
+            self.rights.insert(into.right, into.clone());
+            self.raised.insert((into.right, into.epoch), into.holder.clone());
+        }
+        self.raise(into)
+    }
+
+    fn raise(&mut self, raise: &RightEpoch) -> Option<FromWorker> {
+        if self.is_sealed(raise.right.queue) {
+            // What arrives behind a seal is for the next primary.
+            return None;
+        }
+        if !self.rights.contains_key(&raise.right) {
+            if !self.is_free_for(&raise.right) {
+                return None;
+            }
+            self.rights.insert(raise.right, raise.clone());
+        }
+        let known = self.rights.get_mut(&raise.right)?;
+        if raise.epoch < known.epoch {
+            return None;
+        }
+        *known = raise.clone();
+        self.raised.insert((raise.right, raise.epoch), raise.holder.clone());
+        Some(FromWorker::RightRaised { right: raise.right, epoch: raise.epoch })
+    }
+
+    fn obey_one(&mut self, message: ToWorker) -> Option<FromWorker> {
         match message {
             ToWorker::OpenQueue(open) => {
                 let OpenQueue { queue, uuid, epoch, .. } = open;
@@ -54,14 +132,18 @@ impl FakeWorker {
                 if held.epoch < epoch {
                     (held.epoch, held.sealed) = (epoch, None);
                 }
+                let under = held.epoch;
                 self.started.extend(open.subscriptions.iter().map(|s| (s.id, queue)));
                 for right in open.rights {
-                    let known = self.rights.entry(right.right).or_insert_with(|| right.clone());
-                    if known.epoch < right.epoch {
+                    let known = match self.is_free_for(&right.right) {
+                        true => Some(self.rights.entry(right.right).or_insert(right.clone())),
+                        false => self.rights.get_mut(&right.right),
+                    };
+                    if let Some(known) = known.filter(|known| known.epoch < right.epoch) {
                         *known = right;
                     }
                 }
-                Some(FromWorker::QueueOpened { queue, epoch: held.epoch })
+                Some(FromWorker::QueueOpened { queue, epoch: under })
             }
             ToWorker::CopyQueue(CopyQueue { queue, uuid, epoch, attempt, .. }) => {
                 assert!(!self.queues.contains_key(&queue), "a copy of a queue that is here");
@@ -111,16 +193,20 @@ impl FakeWorker {
                 self.started.insert((setup.id, queue));
                 Some(FromWorker::SubscriptionStarted { subscription: setup.id, queue })
             }
-            ToWorker::Raise(raise) => {
-                // What arrives behind a seal is for the next primary.
-                self.queues.get(&raise.right.queue).filter(|held| held.sealed.is_none())?;
-                let known = self.rights.entry(raise.right).or_insert_with(|| raise.clone());
-                if raise.epoch < known.epoch {
-                    return None;
-                }
-                *known = raise.clone();
-                self.raised.insert((raise.right, raise.epoch), raise.holder);
-                Some(FromWorker::RightRaised { right: raise.right, epoch: raise.epoch })
+            ToWorker::Raise(raise) => self.raise(&raise),
+            ToWorker::SealSlots { queue, epoch, moved } => {
+                let held = self.queues.get(&queue).filter(|held| held.epoch == epoch)?;
+                let (number, at) = (moved.number, held.end);
+                held.sealed.is_none().then_some(FromWorker::SlotsSealed {
+                    queue,
+                    epoch,
+                    number,
+                    at,
+                })
+            }
+            ToWorker::AwaitFence { subscription, fence, .. } => {
+                self.queues.get(&fence.queue)?;
+                Some(FromWorker::FencePassed { subscription, fence })
             }
             ToWorker::RegisterRefused(refusal) => panic!("registration refused: {refusal}"),
             _ => None,
@@ -136,6 +222,8 @@ pub struct FakeMember {
     pub subscription: Option<SubscriptionId>,
     pub held: BTreeMap<RightId, Epoch>,
     pub draining: BTreeMap<RightId, Epoch>,
+    /// The lanes that it keeps of rights of which it gives some up.
+    pub narrowing: BTreeMap<RightId, (Epoch, Lanes)>,
     /// Whether it wants a seat: it comes again when its connection breaks.
     pub alive: bool,
     pub left: bool,
@@ -156,6 +244,8 @@ pub struct World {
     pub accepted: BTreeMap<QueueId, Offset>,
     /// The most copies from one worker, to one worker, and the most sealed queues that were seen.
     pub most: [usize; 3],
+    /// The weights of members that have not the usual one.
+    pub weights: BTreeMap<MemberId, u32>,
     next_conn: Conn,
     granted: BTreeMap<(RightId, Epoch), Holder>,
     opened: BTreeMap<(QueueId, Epoch), WorkerId>,
@@ -163,7 +253,13 @@ pub struct World {
 }
 
 fn setup() -> Setup {
-    Setup { id: "c1".into(), timing: Timing::default(), epoch_ms: 1_700_000_000_000, seed: 7 }
+    Setup {
+        id: "c1".into(),
+        timing: Timing::default(),
+        epoch_ms: 1_700_000_000_000,
+        seed: 7,
+        ranges_per_queue: MAX_RANGES_PER_QUEUE,
+    }
 }
 
 impl World {
@@ -181,6 +277,7 @@ impl World {
             events: Vec::new(),
             accepted: BTreeMap::new(),
             most: [0; 3],
+            weights: BTreeMap::new(),
             next_conn: 1,
             granted: BTreeMap::new(),
             opened: BTreeMap::new(),
@@ -318,6 +415,14 @@ impl World {
             assert!(is_holder(first), "two holders of {right:?} under {epoch:?}");
             return;
         }
+        // What is left of a right that was split has the holder and the epoch of the whole.
+        let whole = self.granted.iter().find(|((whole, under), _)| {
+            whole.is_beside(&right) && whole.lanes.covers(right.lanes) && *under == epoch
+        });
+        if let Some((_, first)) = whole {
+            assert!(is_holder(first), "two holders of {right:?} under {epoch:?}");
+            return;
+        }
         let raised = self.workers.values().find_map(|w| w.raised.get(&(right, epoch)));
         let holder = raised.expect("a grant before its raise").clone();
         let holder = holder.expect("a grant of a free right");
@@ -398,7 +503,9 @@ impl World {
         let conn = self.connect();
         let member = self.members.get_mut(id).unwrap();
         member.conn = Some(conn);
-        let message = FromClient::Join(Self::join_message(id.as_str(), member.incarnation));
+        let mut join = Self::join_message(id.as_str(), member.incarnation);
+        join.weight = self.weights.get(id).copied().unwrap_or(join.weight);
+        let message = FromClient::Join(join);
         self.send(conn, Input::FromClient { conn, message });
     }
 
@@ -493,7 +600,8 @@ impl World {
                     ToWorker::OpenQueue(open) => Some((open.queue, open.epoch)),
                     _ => None,
                 };
-                if let Some(message) = worker.obey(message) {
+                for message in worker.obey(message) {
+                    let worker = self.workers.values().find(|w| w.conn == Some(conn)).unwrap();
                     if let Some((queue, epoch)) = opens
                         && let held = &worker.queues[&queue]
                         && held.epoch == epoch
@@ -519,12 +627,14 @@ impl World {
     }
 
     fn obey_member(&mut self, conn: Conn, message: ToClient) {
-        let Some(member) = self.members.values_mut().find(|m| m.conn == Some(conn)) else { return };
+        let found = self.members.iter_mut().find(|(_, m)| m.conn == Some(conn));
+        let Some((member_of, member)) = found.map(|(id, m)| (id.clone(), m)) else { return };
         match message {
             ToClient::Joined(joined) => {
                 member.subscription = Some(joined.subscription);
                 member.held = joined.rights.iter().map(|g| (g.right, g.epoch)).collect();
                 member.draining.retain(|right, epoch| member.held.get(right) == Some(epoch));
+                member.narrowing.clear();
             }
             ToClient::Granted { granted, .. } => {
                 // What was left of an older epoch is over.
@@ -540,6 +650,26 @@ impl World {
                 if member.held.get(&right) == Some(&epoch) {
                     member.held.remove(&right);
                     member.draining.remove(&right);
+                }
+            }
+            ToClient::Narrow { right, epoch, to, .. } => {
+                if member.held.get(&right) == Some(&epoch) {
+                    member.narrowing.insert(right, (epoch, to));
+                } else if member.held.get(&right.with(to)) == Some(&epoch) {
+                    let member = member_of;
+                    let message = FromClient::Narrowed { member, right, epoch, to };
+                    self.send(conn, Input::FromClient { conn, message });
+                }
+            }
+            ToClient::Narrowed { right, epoch, .. } => {
+                let wider = |(id, under): (&RightId, &Epoch)| {
+                    (id.is_beside(&right) && id.lanes.covers(right.lanes) && *under == epoch)
+                        .then_some(*id)
+                };
+                if let Some(wider) = member.held.iter().find_map(wider) {
+                    member.held.remove(&wider);
+                    member.narrowing.remove(&wider);
+                    member.held.insert(right, epoch);
                 }
             }
             ToClient::Left { .. } => {
@@ -628,6 +758,16 @@ impl World {
     pub fn drain(&mut self, id: &MemberId) {
         let member = self.members.get_mut(id).unwrap();
         let Some(conn) = member.conn else { return };
+        for (right, (epoch, to)) in std::mem::take(&mut member.narrowing) {
+            if member.held.get(&right) == Some(&epoch) {
+                member.held.remove(&right);
+                member.held.insert(right.with(to), epoch);
+                let message = FromClient::Narrowed { member: id.clone(), right, epoch, to };
+                if let Some(queue) = self.up.get_mut(&conn) {
+                    queue.push_back(Input::FromClient { conn, message });
+                }
+            }
+        }
         for (right, epoch) in std::mem::take(&mut member.draining) {
             assert_eq!(member.held.remove(&right), Some(epoch));
             let message = FromClient::Drained { member: id.clone(), right, epoch };
@@ -696,6 +836,18 @@ impl World {
             }
         }
         shares
+    }
+
+    /// How many lanes each member has been granted.
+    pub fn lanes(&self) -> BTreeMap<MemberId, u32> {
+        let mut lanes: BTreeMap<MemberId, u32> =
+            self.machine.members.keys().map(|(_, member)| (member.clone(), 0)).collect();
+        for row in self.rights() {
+            if let Phase::Granted(holder) = row.phase {
+                *lanes.entry(holder.member).or_default() += u32::from(row.id.lanes.count());
+            }
+        }
+        lanes
     }
 
     /// How many queues each worker leads.
