@@ -137,6 +137,8 @@ fn schedule_5c_serving_before_the_record_of_a_split() {
         c.slow_disk("w1");
         c.join_to("b", "a.>");
         c.pass(WHILE);
+        let early = c.is_out(Repair::RangesAreJournaled);
+        assert_eq!(c.take("b"), early.then_some(0));
         c.settle_all("b");
         c.crash("w1");
         c.restart("w1");
@@ -159,6 +161,8 @@ fn schedule_5c_serving_before_the_record_of_a_split_at_the_deadline() {
         c.hold(C, "a");
         c.slow_disk("w1");
         c.pass(DEADLINE);
+        let early = c.is_out(Repair::RangesAreJournaled);
+        assert_eq!(c.take("b"), early.then_some(0));
         c.crash("w1");
         c.restart("w1");
         c.pass(WHILE);
@@ -189,7 +193,11 @@ fn schedule_5c_serving_before_the_record_of_a_merge() {
         c.slow_disk("w1");
         c.withhold(|_| false);
         c.pass(WHILE);
+        let early = c.is_out(Repair::RangesAreJournaled);
+        assert_eq!(c.take("a").is_some(), early);
         c.settle_all("a");
+        let halves = c.members["a"].granted.iter().filter(|r| [LOWER, UPPER].contains(&r.lanes));
+        assert_eq!(halves.count(), if early { 2 } else { 0 });
         c.crash("w1");
         c.restart("w1");
         for key in &keys {
