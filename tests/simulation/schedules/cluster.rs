@@ -79,14 +79,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// A cluster in which every right is a whole one.
     pub fn new(without: impl IntoIterator<Item = Repair>) -> Self {
+        Self::with_ranges(without, 1)
+    }
+
+    /// A cluster in which the rights to a queue are split into so many at most.
+    pub fn with_ranges(without: impl IntoIterator<Item = Repair>, ranges_per_queue: u32) -> Self {
         let setup = Setup {
             id: "c1".to_owned(),
             timing: Timing::default(),
             epoch_ms: 0,
             seed: 7,
-            // These schedules are about whole rights.
-            ranges_per_queue: 1,
+            ranges_per_queue,
         };
         Self {
             now: Time(0),
@@ -304,6 +309,11 @@ impl Cluster {
                     let (right, epoch, holder) = (*right, *epoch, self.members[from].holder());
                     self.note(What::Drained { right, epoch, holder });
                 }
+                if let FromClient::Narrowed { right, epoch, to, .. } = &message {
+                    let (right, epoch, to) = (*right, *epoch, *to);
+                    let holder = self.members[from].holder();
+                    self.note(What::Narrowed { right, epoch, to, holder });
+                }
                 self.coordinate(Input::FromClient { conn, message });
             }
             Mail::ToWorker(order) => self.order(to, order),
@@ -366,6 +376,9 @@ impl Cluster {
             }
         }
         for what in self.logs() {
+            self.note(what);
+        }
+        for what in self.unread() {
             self.note(what);
         }
         self.note_unanswered();

@@ -1,21 +1,21 @@
 //! The members of a cluster that is played by hand: the shipped seat, what carries out its
 //! decisions, and an application that handles messages when the schedule says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringway_client::logic::credit::Credit;
 use ringway_client::logic::report::{AckOutcome, Action, Settled};
-use ringway_client::logic::right::{Hold, How};
+use ringway_client::logic::right::{Hold, How, name_of};
 use ringway_client::logic::seat::Seat;
 use ringway_proto::batch::{parse_classes, parse_record};
 use ringway_proto::control::{FromClient, Join, Joined, OpenRight, Order, Start, ToClient};
-use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges, Window};
+use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange, Ranges, Window, decode_lanes};
 use ringway_proto::frame::Kind;
 use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Epoch, Filter, Holder, Incarnation, MemberId, Offset, OpenNumber, RightId, RoutingVersion,
-    SubscriptionName, Time,
+    Epoch, Filter, Holder, Incarnation, Lanes, MemberId, Offset, OpenNumber, RightId,
+    RoutingVersion, SubscriptionName, Time,
 };
 use ringway_tests::sim::history::{Value, What};
 use ringway_worker::logic::StreamId;
@@ -39,9 +39,12 @@ pub struct Member {
     /// Every stream that was ever opened.
     streams: BTreeMap<StreamId, Stream>,
     newest: BTreeMap<RightId, StreamId>,
-    revoked: BTreeSet<(RightId, Epoch)>,
+    /// What it was told to give up, by the names of the rights: the right with all its lanes, and
+    /// the lanes of it that stay.
+    given_up: BTreeMap<(RightId, Epoch), (RightId, Option<Lanes>)>,
     tokens: BTreeMap<u64, Hold>,
-    in_hand: Vec<Hold>,
+    /// What the application has, and in which lanes.
+    in_hand: Vec<(Hold, u16)>,
     serial: u64,
     /// The rights that it was granted, in order.
     pub granted: Vec<RightId>,
@@ -51,6 +54,12 @@ impl Member {
     pub fn holder(&self) -> Holder {
         let Join { member, incarnation, .. } = self.seat.join();
         Holder { member: member.clone(), incarnation: *incarnation }
+    }
+
+    /// Whether it was told to give this lane of a right up.
+    fn gave_up(&self, name: RightId, epoch: Epoch, lane: u16) -> bool {
+        let given_up = self.given_up.get(&(name, epoch));
+        given_up.is_some_and(|(_, stays)| stays.is_none_or(|to| !to.contains(lane)))
     }
 
     /// Without its repair: what comes on an older stream of a right counts for the newest.
@@ -75,23 +84,30 @@ impl Cluster {
 
     /// A process of a member joins this subscription.
     pub fn join_as(&mut self, name: Name, subscription: &str, member: &str, incarnation: u64) {
-        let join = Join {
-            name: SubscriptionName::new(subscription).unwrap(),
-            filter: Filter::new(">").unwrap(),
-            order: Some(Order::Key),
-            start: Start::Start,
-            member: MemberId::new(member).unwrap(),
-            incarnation: Incarnation(incarnation),
-            weight: 100,
-            origin: String::new(),
-        };
+        self.sit(name, seat(subscription, ">", member, incarnation));
+    }
+
+    /// The only process of a member joins a subscription to what this filter matches.
+    pub fn join_to(&mut self, name: Name, filter: &str) {
+        self.sit(name, seat("s", filter, name, 1));
+    }
+
+    /// A member gives up what it has and leaves.
+    pub fn leave(&mut self, name: Name) {
+        let now = self.now;
+        self.member(name).seat.leave(now);
+        self.turn(name);
+        self.run();
+    }
+
+    fn sit(&mut self, name: Name, join: Join) {
         let seat = Seat::new(join, Credit { messages: 1000, bytes: 1 << 20 });
         let member = Member {
             seat,
             router: None,
             streams: BTreeMap::new(),
             newest: BTreeMap::new(),
-            revoked: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             tokens: BTreeMap::new(),
             in_hand: Vec::new(),
             serial: 0,
@@ -124,8 +140,7 @@ impl Cluster {
         let member = self.members.get_mut(name).unwrap();
         let mut granted = Vec::new();
         match message {
-            // No right is split here.
-            ToClient::Routing(_) | ToClient::Narrow { .. } | ToClient::Narrowed { .. } => {}
+            ToClient::Routing(_) => {}
             ToClient::Joined(mut joined) => {
                 if blind {
                     joined.incarnation = holder.incarnation;
@@ -139,9 +154,15 @@ impl Cluster {
                 member.seat.granted(now, right, member.router.as_ref().unwrap());
             }
             ToClient::Revoke { right, epoch, .. } => {
-                member.revoked.insert((right, epoch));
+                member.given_up.insert((name_of(right), epoch), (right, None));
                 member.seat.revoke(now, right, epoch);
             }
+            ToClient::Narrow { right, epoch, to, .. } => {
+                member.given_up.insert((name_of(right), epoch), (right, Some(to)));
+                member.seat.narrow(now, right, epoch, to);
+                self.note(What::Narrowing { right, epoch, to });
+            }
+            ToClient::Narrowed { right, epoch, .. } => member.seat.narrowed(right, epoch),
             ToClient::Lost { right, epoch, .. } => member.seat.lost(right, epoch),
             ToClient::Superseded { .. } => member.seat.superseded(),
             ToClient::Left { .. } => member.seat.left(),
@@ -197,7 +218,7 @@ impl Cluster {
     fn act(&mut self, name: Name, action: Action) {
         match action {
             Action::Tell(message) => self.send(name, C, Mail::FromClient(message)),
-            Action::Open(_, request) => self.request(name, request),
+            Action::Open(right, request) => self.request(name, right, request),
             Action::Send(right, frames) => {
                 let Some(stream) = self.member(name).newest.get(&right).copied() else { return };
                 let worker = self.member(name).streams[&stream].worker;
@@ -207,6 +228,7 @@ impl Cluster {
                         Kind::HandedOut => Frame::HandedOut(Ranges::decode(payload).unwrap()),
                         Kind::Return => Frame::Return(Ranges::decode(payload).unwrap()),
                         Kind::Nack => Frame::Nack(Ranges::decode(payload).unwrap()),
+                        Kind::Narrow => Frame::Narrow(decode_lanes(payload).unwrap()),
                         _ => Frame::Window(Window::decode(payload).unwrap()),
                     };
                     self.send(name, worker, Mail::Say(stream, frame));
@@ -226,8 +248,8 @@ impl Cluster {
         }
     }
 
-    fn request(&mut self, name: Name, mut request: OpenRight) {
-        let OpenRight { right, open, epoch, .. } = request;
+    fn request(&mut self, name: Name, right: RightId, mut request: OpenRight) {
+        let OpenRight { open, epoch, .. } = request;
         if self.is_out(Repair::AcksAreRepeated) {
             request.acks.clear();
             request.ack_number = 0;
@@ -272,9 +294,9 @@ impl Cluster {
                 member.seat.closed(now, &right, open, epoch, code);
             }
             Mail::Deliver(stream, deliver) => {
-                let Stream { right, epoch, .. } = member.streams[&stream];
-                if leaks && member.revoked.contains(&(right, epoch)) {
-                    return self.leak(name, stream, &deliver);
+                let Stream { right, .. } = member.streams[&stream];
+                if leaks {
+                    self.leak(name, stream, &deliver);
                 }
                 self.member(name).seat.delivered(&right, &deliver).unwrap();
             }
@@ -293,6 +315,9 @@ impl Cluster {
             let message = parse_record(record, &classes).unwrap().0;
             let value = Value::of(&message.body);
             let lane = lane_of_message(message.key.as_deref(), offset);
+            if !self.member(name).gave_up(right, epoch, lane) {
+                continue;
+            }
             let holder = holder.clone();
             self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
             let ranges = vec![OffsetRange::one(offset)];
@@ -306,10 +331,10 @@ impl Cluster {
         let now = self.now;
         let member = self.member(name);
         let (hold, message) = member.seat.take(now)?;
-        member.in_hand.push(hold);
         let Hold { right, epoch, offset, .. } = hold;
-        let (holder, value) = (member.holder(), Value::of(&message.body));
         let lane = lane_of_message(message.key.as_deref(), offset);
+        member.in_hand.push((hold, lane));
+        let (holder, value) = (member.holder(), Value::of(&message.body));
         self.note(What::HandedOut { right, epoch, holder, offset, lane, value });
         self.turn(name);
         self.run();
@@ -320,8 +345,8 @@ impl Cluster {
     pub fn settle(&mut self, name: Name, offset: u64, how: How) {
         let drains_early = self.is_out(Repair::DrainedAfterAcks);
         let member = self.member(name);
-        let at = member.in_hand.iter().position(|hold| hold.offset.0 == offset).unwrap();
-        let hold = member.in_hand.remove(at);
+        let at = member.in_hand.iter().position(|(hold, _)| hold.offset.0 == offset).unwrap();
+        let (hold, lane) = member.in_hand.remove(at);
         member.serial += 1;
         let token = (how == How::Ack).then_some(member.serial);
         let taken = member.seat.settle(&hold, how, token) == Settled::Taken;
@@ -330,14 +355,19 @@ impl Cluster {
             member.tokens.insert(token, hold);
         }
         let holder = member.holder();
-        let is_revoked = member.revoked.contains(&(right, epoch));
+        let is_given_up = member.gave_up(right, epoch, lane);
+        let given_up = member.given_up.get(&(right, epoch)).copied();
         if taken {
             self.note(What::Settled { right, epoch, holder: holder.clone(), offset, how });
         }
         self.turn(name);
-        if drains_early && is_revoked {
+        if let Some((right, stays)) = given_up.filter(|_| drains_early && is_given_up) {
             let member = holder.member;
-            self.send(name, C, Mail::FromClient(FromClient::Drained { member, right, epoch }));
+            let message = match stays {
+                Some(to) => FromClient::Narrowed { member, right, epoch, to },
+                None => FromClient::Drained { member, right, epoch },
+            };
+            self.send(name, C, Mail::FromClient(message));
         }
         self.run();
     }
@@ -349,7 +379,7 @@ impl Cluster {
     /// The application acks all that it has and all that it gets.
     pub fn settle_all(&mut self, name: Name) {
         loop {
-            let in_hand = self.member(name).in_hand.first().map(|hold| hold.offset.0);
+            let in_hand = self.member(name).in_hand.first().map(|(hold, _)| hold.offset.0);
             match in_hand {
                 Some(offset) => self.ack(name, offset),
                 None if self.take(name).is_some() => {}
@@ -426,5 +456,19 @@ impl Cluster {
         let watch = FromClient::Watch { have: RoutingVersion(0) };
         self.send(name, C, Mail::FromClient(watch));
         self.turn(name);
+    }
+}
+
+/// How a process of a member joins.
+fn seat(subscription: &str, filter: &str, member: &str, incarnation: u64) -> Join {
+    Join {
+        name: SubscriptionName::new(subscription).unwrap(),
+        filter: Filter::new(filter).unwrap(),
+        order: Some(Order::Key),
+        start: Start::Start,
+        member: MemberId::new(member).unwrap(),
+        incarnation: Incarnation(incarnation),
+        weight: 100,
+        origin: String::new(),
     }
 }

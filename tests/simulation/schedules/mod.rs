@@ -7,6 +7,7 @@ mod appends;
 mod cluster;
 mod copies;
 mod grow;
+mod lanes;
 mod members;
 mod moves;
 mod producers;
@@ -28,7 +29,7 @@ pub enum Repair {
     OpensAreNumbered,
     /// A worker ignores an open that is not newer (1c).
     OnlyNewerOpens,
-    /// Drained is said only when all acks are confirmed (1d).
+    /// Drained, and so narrowed, is said only when all acks are confirmed (1d).
     DrainedAfterAcks,
     /// Only the member says that it drained (1e).
     OnlyMembersDrain,
@@ -74,6 +75,10 @@ pub enum Repair {
     RefusalsAreNoAnswer,
     /// After the revoke nothing more is handed out (5a).
     NothingAfterTheRevoke,
+    /// An ack is checked against the lanes of its right, too (5b).
+    AcksAreOfTheLanes,
+    /// Nothing is served under new ranges before their record is durable (5c).
+    RangesAreJournaled,
 }
 
 /// Plays a schedule as shipped, where nothing may break, and without the repair, where this
@@ -95,7 +100,11 @@ fn check_all(repairs: &[Repair], promise: &str, play: fn(&mut Cluster)) {
 }
 
 fn broken(without: &[Repair], play: fn(&mut Cluster)) -> Vec<String> {
-    let mut cluster = Cluster::new(without.iter().copied());
+    played(Cluster::new(without.iter().copied()), play)
+}
+
+/// What is broken once this was played.
+fn played(mut cluster: Cluster, play: fn(&mut Cluster)) -> Vec<String> {
     play(&mut cluster);
     let violations = checks::all(&cluster.finish());
     violations.iter().map(ToString::to_string).collect()

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use ringway_proto::batch::Batch;
 use ringway_proto::control::{CopyState, FromWorker, OpenRight, Register, ToWorker};
-use ringway_proto::data::Deliver;
+use ringway_proto::data::{AckConfirmed, Deliver, OffsetRange};
 use ringway_proto::hash::lane_of_message;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, RightId, SubscriptionId, Uuid,
+    Epoch, Holder, Incarnation, Offset, OpenNumber, QueueId, RightId, SubscriptionId, Time, Uuid,
     WallTime, WorkerId,
 };
 use ringway_tests::sim::history::What;
@@ -78,6 +78,45 @@ impl Worker {
 
     pub(super) fn batch_at(&self, queue: QueueId, at: Offset) -> Option<(StoredBatch, Batch)> {
         self.log().rfind(|(stored, _)| (stored.queue, stored.at) == (queue, at))
+    }
+
+    /// The lanes of messages that it has.
+    fn lanes_of(&self, queue: QueueId, ranges: &[OffsetRange]) -> Vec<u16> {
+        let lane = |at: Offset| {
+            let holds = |(stored, _): &(StoredBatch, Batch)| {
+                stored.queue == queue && (stored.at..stored.end()).contains(&at)
+            };
+            let (stored, batch) = self.log().find(holds)?;
+            Some(lane_of_message(batch.key((at.0 - stored.at.0) as usize), at))
+        };
+        ranges.iter().flat_map(|range| range.offsets()).filter_map(lane).collect()
+    }
+
+    /// Without its repair: what confirms an ack of lanes that have left their right.
+    fn foreign(
+        &self,
+        now: Time,
+        stream: StreamId,
+        right: RightId,
+        epoch: Epoch,
+        frame: &Frame,
+    ) -> Option<AckConfirmed> {
+        let Frame::Ack(acks) = frame else { return None };
+        let host = self.host.as_ref()?;
+        let current = host.queue(right.queue)?.at(&right)?;
+        let is_current = host.right(&current)?.epoch() == epoch;
+        let tally = host.clone().frame(now, stream, right, epoch, frame, &mut Vec::new());
+        (is_current && tally.fenced)
+            .then_some(AckConfirmed { open: acks.open, number: acks.number })
+    }
+
+    /// Whether a split or a merge waits for the next sync.
+    fn is_laying(&self) -> bool {
+        let lays = |record: &ControlRecord| {
+            matches!(record, ControlRecord::Split { .. } | ControlRecord::Merged { .. })
+        };
+        let mut pending = self.pending.iter();
+        pending.any(|a| matches!(a, Action::Write { record, .. } if lays(record)))
     }
 
     /// The same of what is not synced.
@@ -214,11 +253,7 @@ impl Cluster {
     pub fn order(&mut self, name: Name, order: ToWorker) {
         let Some(host) = self.worker(name).host.as_mut() else { return };
         let (queue, step) = match order {
-            // No right is split here.
-            ToWorker::Split(_)
-            | ToWorker::Merge(_)
-            | ToWorker::Registered
-            | ToWorker::Superseded => return,
+            ToWorker::Registered | ToWorker::Superseded => return,
             ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
             ToWorker::Routing(mut routing) => {
                 if self.is_out(Repair::FencesAreAChain) {
@@ -268,6 +303,8 @@ impl Cluster {
                 (queue, Step::FencesPassed { subscription, passed })
             }
             ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
+            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
+            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
             ToWorker::Revoke { right, epoch } => {
                 let known = host.right(&right).filter(|r| r.epoch() == epoch && r.in_flight() == 0);
                 let holder = known.and_then(|right| right.holder().cloned());
@@ -315,7 +352,7 @@ impl Cluster {
                 worker.newest.insert(right, stream);
                 let copy = host.queue(right.queue).map_or(Epoch(0), |h| h.queue.epoch());
                 if !request.acks.is_empty() {
-                    let lanes = vec![right.lanes.start];
+                    let lanes = self.worker(name).lanes_of(right.queue, &request.acks);
                     self.note(What::Acked { right, epoch, holder: holder.clone(), lanes });
                 }
                 self.note(What::Opened { right, copy, epoch, holder });
@@ -346,12 +383,24 @@ impl Cluster {
             r.open = asked;
         }
         let mut out = Vec::new();
-        let host = self.workers.get_mut(name).and_then(|w| w.host.as_mut()).unwrap();
-        let tally = host.frame(now, stream, right, epoch, &frame, &mut out);
-        let applied = host.queue(right.queue).is_some_and(|hosted| !hosted.is_frozen());
-        if matches!(frame, Frame::Ack(_)) && !tally.fenced && applied {
-            // Any lane stands for them all, where no right is split.
-            let lanes = vec![right.lanes.start];
+        let any_lane = self.is_out(Repair::AcksAreOfTheLanes);
+        let worker = self.workers.get_mut(name).unwrap();
+        let foreign = any_lane.then(|| worker.foreign(now, stream, right, epoch, &frame)).flatten();
+        let host = worker.host();
+        let refused = match foreign {
+            // As if it counted: it is confirmed like any other.
+            Some(confirmed) => {
+                out.push(Action::Confirm { stream, confirmed });
+                false
+            }
+            None => host.frame(now, stream, right, epoch, &frame, &mut out).fenced,
+        };
+        let hosted = host.queue(right.queue).filter(|hosted| !hosted.is_frozen());
+        if let (Frame::Ack(acks), Some(hosted)) = (&frame, hosted)
+            && !refused
+        {
+            let right = hosted.at(&right).unwrap_or(right);
+            let lanes = worker.lanes_of(right.queue, &acks.ranges);
             self.note(What::Acked { right, epoch, holder, lanes });
         }
         self.carry(name, out);
@@ -371,6 +420,11 @@ impl Cluster {
                     if self.is_out(Repair::SealIsJournaled) => {}
                 Action::Write { record: ControlRecord::SlotsSealed { .. }, .. }
                     if self.is_out(Repair::SlotSealIsJournaled) => {}
+                Action::Tell(FromWorker::RightRaised { .. })
+                    if self.is_out(Repair::RangesAreJournaled) && self.worker(name).is_laying() =>
+                {
+                    self.synced(name, action);
+                }
                 Action::Write { .. }
                 | Action::Tell(_)
                 | Action::Confirm { .. }
@@ -456,6 +510,17 @@ impl Cluster {
                     let (right, floor) = (*right, *floor);
                     self.note(What::Cursor { right, copy, floor });
                 }
+                match &record {
+                    ControlRecord::Split { right, into } => {
+                        let into = into.iter().map(|part| part.right).collect();
+                        self.note(What::Laid { parts: vec![*right], into });
+                    }
+                    ControlRecord::Merged { parts, into } => {
+                        let (parts, into) = (parts.clone(), vec![into.right]);
+                        self.note(What::Laid { parts, into });
+                    }
+                    _ => {}
+                }
                 self.worker(name).journal.push(Written::Record(queue, record));
             }
             Action::Tell(event) => {
@@ -487,6 +552,10 @@ impl Cluster {
             let Some(at) = worker.host().wants(&right) else { continue };
             let (stored, batch) = worker.batch_at(right.queue, at).expect("it is stored");
             let selection = worker.host().select(&right, stored.at, &batch);
+            // Also when nothing of this batch is to be sent, there are others.
+            if worker.host().wants(&right).is_some_and(|next| next != at) {
+                worker.looks.push(right);
+            }
             let Some(Selection { stream, open, entries, runs }) = selection else { continue };
             let deliver = Deliver {
                 open,
@@ -497,7 +566,6 @@ impl Cluster {
                 class_table: batch.class_table(),
                 records: runs.into_iter().map(|(from, to)| batch.records(from, to)).collect(),
             };
-            worker.looks.push(right);
             self.write_to(name, stream, Mail::Deliver(stream, deliver));
         }
     }
@@ -516,6 +584,24 @@ impl Cluster {
             }
             self.carry(name, out);
         }
+    }
+
+    /// What its primaries have that subscriptions are not done with.
+    pub fn unread(&self) -> Vec<What> {
+        let mut unread = Vec::new();
+        for (name, worker) in &self.workers {
+            let queues = worker.host.iter().flat_map(|host| host.queues());
+            for (id, hosted) in queues.filter(|(id, _)| self.primary(*id) == Some(*name)) {
+                for subscription in hosted.subscriptions.keys() {
+                    let lag = hosted.lag_of(id, *subscription, hosted.queue.durable());
+                    if lag > 0 {
+                        let text = format!("{lag} messages of {id} are left to {subscription}");
+                        unread.push(What::Unhealed(text));
+                    }
+                }
+            }
+        }
+        unread
     }
 
     /// Every message in its queue's log, as its primary has it.
