@@ -387,7 +387,9 @@ fn judge_held(
     if held.end > Offset(0) && !row.has_data {
         findings.has_data.insert(row.id);
     }
-    if let Some(attempt) = held.sealed {
+    // What it sealed under an older epoch is not lifted: until it hears of its new epoch it would
+    // take appends under the old one. The open under the new epoch lifts the seal.
+    if let Some(attempt) = held.sealed.filter(|_| held.epoch == row.epoch) {
         findings.sealed.push((row.id, attempt, held.end));
     }
     Ok(())
@@ -493,6 +495,27 @@ mod tests {
         assert!(swapped(&queue.sealed(now, &worker("w1"), second, Offset(0))));
         assert_eq!((queue.row().epoch, queue.is_led_by(&worker("w3"))), (Epoch(2), true));
         assert_eq!(queue.sealed(now, &worker("w1"), second, Offset(0)), Moved::Ignored, "doubled");
+    }
+
+    #[test]
+    fn a_seal_of_an_older_epoch_is_not_judged_when_the_queue_came_back() {
+        let mut queue = queue();
+        let attempt = moving("w2", &mut queue);
+        let id = queue.row().id;
+        let found = |queue: &Queue| {
+            let (uuid, end) = (Uuid(1), Offset(0));
+            let held = HeldQueue { queue: id, uuid, epoch: Epoch(1), end, sealed: Some(attempt) };
+            let mut findings = Findings::default();
+            judge_held(&worker("w1"), &held, queue, &mut findings).unwrap();
+            findings.sealed
+        };
+        assert_eq!(found(&queue), [(id, attempt, Offset(0))]);
+        assert!(swapped(&queue.sealed(Time(0), &worker("w1"), attempt, Offset(0))));
+        let back = moving("w1", &mut queue);
+        let moved = queue.sealed(Time(0), &worker("w2"), back, Offset(0));
+        assert!(matches!(moved, Moved::Swapped { .. }));
+        assert!(queue.is_led_by(&worker("w1")));
+        assert_eq!(found(&queue), [], "nobody lifts it but the open under the new epoch");
     }
 
     #[test]
