@@ -3,7 +3,7 @@
 
 use super::bugs::Bug;
 use super::explore::{Bounds, Found, search};
-use super::parts::Cast;
+use super::parts::{Cast, keys};
 use super::system::{Act, Budget, State, System};
 
 /// A search.
@@ -18,8 +18,14 @@ pub struct Run {
     processes: &'static [(u8, u8)],
     /// What has happened before.
     before: &'static [Act],
+    /// What has just happened; what follows from it has not.
+    last: &'static [Act],
     /// What may happen.
     budget: Budget,
+    /// Everything arrives before anything else happens.
+    is_prompt: bool,
+    wishes_at_rest: bool,
+    are_split: bool,
     /// Where it is cut; it is complete if it ends before.
     pub bounds: Bounds,
 }
@@ -37,6 +43,7 @@ const CALM: Budget = Budget {
     breaks: 0,
     lates: 0,
     echoes: 0,
+    disturbed: 0,
     drains: 0,
     messages: 0,
 };
@@ -71,6 +78,10 @@ const WIDE: &[Act] = &[
     Act::Start(1),
 ];
 
+/// A message in each queue, wherever that is.
+const FULL: &[Act] =
+    &[Act::Publish(0, 0), Act::Publish(1, 0), Act::Publish(0, 1), Act::Publish(1, 1)];
+
 const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run {
     Run {
         name,
@@ -80,6 +91,10 @@ const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run 
         processes: THREE,
         before: TWO_SEATS,
         budget,
+        last: &[],
+        is_prompt: false,
+        wishes_at_rest: false,
+        are_split: false,
         bounds: UNCUT,
     }
 }
@@ -284,6 +299,26 @@ pub fn all() -> Vec<Run> {
             )
         },
         Run {
+            are_split: true,
+            before: ONE_SEAT,
+            ..rights(
+                "lanes",
+                "a second member joins and one leaves: a right is split and merged",
+                Budget { starts: 1, leaves: 1, messages: 2, ..CALM },
+            )
+        },
+        Run {
+            workers: 2,
+            queues: 2,
+            before: WIDE,
+            last: FULL,
+            ..rights(
+                "whole",
+                "the same with two queues, and one of them moves",
+                Budget { starts: 1, leaves: 1, kills: 1, drains: 1, messages: 1, ..CALM },
+            )
+        },
+        Run {
             processes: &[(1, 1)],
             before: SERVED,
             ..moves(
@@ -309,6 +344,7 @@ pub fn against(bug: Bug) -> &'static str {
         Bug::TombstoneOfAnyEpoch => "move-there-and-back",
         Bug::AttemptNotRaised => "move-given-up",
         Bug::OpenedBeforeSeal => "move",
+        Bug::SplitOverlaps | Bug::MergeForgetsAcks => "lanes",
     }
 }
 
@@ -342,6 +378,26 @@ impl Run {
         LONG.contains(&self.name)
     }
 
+    /// The same under prompt delivery, where every kind of disturbance is one number.
+    #[must_use]
+    pub fn prompt(mut self) -> Self {
+        let Budget { breaks, lates, echoes, .. } = self.budget;
+        self.budget.disturbed += breaks.max(lates) + echoes;
+        (self.budget.breaks, self.budget.lates, self.budget.echoes) = (0, 0, 0);
+        self.is_prompt = true;
+        self
+    }
+
+    /// Changes what it may use of one kind.
+    ///
+    /// # Errors
+    /// When nothing has this name.
+    pub fn allow(&mut self, kind: &str, number: u8) -> Result<(), String> {
+        let known = self.budget.named(kind);
+        *known.ok_or_else(|| format!("no budget has {kind}"))? = number;
+        Ok(())
+    }
+
     /// Makes the search.
     #[must_use]
     pub fn go(&self, bug: Option<Bug>) -> Found {
@@ -350,6 +406,9 @@ impl Run {
             queues: self.queues,
             processes: self.processes.to_vec(),
             sync_at_once: self.budget.worker_crashes == 0,
+            is_prompt: self.is_prompt,
+            keys: keys(self.are_split),
+            wishes_at_rest: self.wishes_at_rest || std::env::var("AT_REST").is_ok(),
             bug: None,
         };
         let mut system = System::new(cast);
@@ -367,16 +426,21 @@ impl Run {
         for act in self.before {
             state = settled(system, state, *act);
         }
+        for act in self.last {
+            state = made(system, &state, *act);
+        }
         System::with_budget(&state, self.budget)
     }
 }
 
+/// The state behind a step.
+fn made(system: &mut System, state: &State, act: Act) -> State {
+    let next = system.apply(state, act);
+    next.unwrap_or_else(|why| panic!("{}: {why}", system.describe(state, act)))
+}
+
 /// The state behind a step, when all has happened that follows from it.
 fn settled(system: &mut System, state: State, act: Act) -> State {
-    let made = |system: &mut System, state: &State, act| {
-        let next = system.apply(state, act);
-        next.unwrap_or_else(|why| panic!("{}: {why}", system.describe(state, act)))
-    };
     let mut state = made(system, &state, act);
     for _ in 0..10_000 {
         let next = system.acts(&state).into_iter().find(Act::is_free);
