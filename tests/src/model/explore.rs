@@ -136,7 +136,6 @@ pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
         }
         number += 1;
     }
-    eprintln!("{}", system.sizes());
     graph.from.push(graph.free.len());
     found.states = graph.parents.len();
     found.computed = system.computed;

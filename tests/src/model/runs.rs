@@ -1,6 +1,8 @@
 //! The searches that are made: who takes part, what has happened before they begin, and what may
 //! happen in them. Each is small enough to be complete, or says where it is cut.
 
+mod prompt;
+
 use super::bugs::Bug;
 use super::explore::{Bounds, Found, search};
 use super::parts::{Cast, keys};
@@ -18,7 +20,7 @@ pub struct Run {
     processes: &'static [(u8, u8)],
     /// What has happened before.
     before: &'static [Act],
-    /// What has just happened; what follows from it has not.
+    /// What has happened just now; what follows from it has not.
     last: &'static [Act],
     /// What may happen.
     budget: Budget,
@@ -78,10 +80,6 @@ const WIDE: &[Act] = &[
     Act::Start(1),
 ];
 
-/// A message in each queue, wherever that is.
-const FULL: &[Act] =
-    &[Act::Publish(0, 0), Act::Publish(1, 0), Act::Publish(0, 1), Act::Publish(1, 1)];
-
 const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run {
     Run {
         name,
@@ -106,6 +104,13 @@ const fn moves(name: &'static str, about: &'static str, budget: Budget) -> Run {
 /// Every search.
 #[must_use]
 pub fn all() -> Vec<Run> {
+    let mut all = in_any_order();
+    all.extend(prompt::all());
+    all
+}
+
+/// Those in which everything happens in every order.
+fn in_any_order() -> Vec<Run> {
     let leave = Budget { leaves: 1, messages: 2, ..CALM };
     let drain = Budget { drains: 1, messages: 2, ..CALM };
     vec![
@@ -299,26 +304,6 @@ pub fn all() -> Vec<Run> {
             )
         },
         Run {
-            are_split: true,
-            before: ONE_SEAT,
-            ..rights(
-                "lanes",
-                "a second member joins and one leaves: a right is split and merged",
-                Budget { starts: 1, leaves: 1, messages: 2, ..CALM },
-            )
-        },
-        Run {
-            workers: 2,
-            queues: 2,
-            before: WIDE,
-            last: FULL,
-            ..rights(
-                "whole",
-                "the same with two queues, and one of them moves",
-                Budget { starts: 1, leaves: 1, kills: 1, drains: 1, messages: 1, ..CALM },
-            )
-        },
-        Run {
             processes: &[(1, 1)],
             before: SERVED,
             ..moves(
@@ -349,7 +334,7 @@ pub fn against(bug: Bug) -> &'static str {
 }
 
 /// Searches that take longer than a test should.
-const LONG: [&str; 13] = [
+const LONG: [&str; 21] = [
     "lapse-worker-crash",
     "joins",
     "churn",
@@ -363,6 +348,14 @@ const LONG: [&str; 13] = [
     "move-served-crash",
     "history",
     "everything",
+    "prompt-history-crashes",
+    "prompt-history-disturbed",
+    "prompt-everything-crashes",
+    "prompt-everything-disturbed",
+    "prompt-everything-worker-crash",
+    "prompt-everything-coordinator-crash",
+    "lanes-crashes",
+    "lanes-disturbed",
 ];
 
 /// The search of this name.
@@ -408,7 +401,7 @@ impl Run {
             sync_at_once: self.budget.worker_crashes == 0,
             is_prompt: self.is_prompt,
             keys: keys(self.are_split),
-            wishes_at_rest: self.wishes_at_rest || std::env::var("AT_REST").is_ok(),
+            wishes_at_rest: self.wishes_at_rest,
             bug: None,
         };
         let mut system = System::new(cast);

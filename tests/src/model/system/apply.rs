@@ -117,23 +117,21 @@ impl System {
         Ok(next)
     }
 
-    /// The number of a new connection. Under prompt delivery it is one that nobody knows any more,
-    /// so that what is over leaves no trace in a state.
+    /// The number of a new connection, larger than those that are known still. Under prompt delivery
+    /// those that nobody knows any more do not count, so that what is over leaves no trace.
     fn next_conn(&mut self, next: &mut State, peer: u8) -> u8 {
         let made = &mut next.made[usize::from(peer)];
         if !self.cast.is_prompt {
             *made += 1;
             return *made;
         }
-        let is_used = |conn: &u8| {
-            next.under_way.iter().any(|(link, _)| match self.links.get(*link) {
-                Link::ToCoordinator { peer: of, conn: used }
-                | Link::FromCoordinator { peer: of, conn: used }
-                | Link::Again { peer: of, conn: used, .. } => *of == peer && used == conn,
-                _ => false,
-            })
-        };
-        (1..).find(|conn| !is_used(conn)).unwrap_or(u8::MAX)
+        let used = next.under_way.iter().filter_map(|(link, _)| match self.links.get(*link) {
+            Link::ToCoordinator { peer: of, conn }
+            | Link::FromCoordinator { peer: of, conn }
+            | Link::Again { peer: of, conn, .. } => (*of == peer).then_some(*conn),
+            _ => None,
+        });
+        used.max().unwrap_or(0) + 1
     }
 
     pub(super) fn part_of(&self, peer: u8) -> Part {

@@ -337,24 +337,6 @@ impl System {
         State { budget, ..state.clone() }
     }
 
-    /// sizes
-    pub fn sizes(&self) -> String {
-        use std::mem::size_of as z;
-        eprintln!("Machine {} Host {} Hosted {} WRight {} Row {} Seat {} RightRow {} QueueRow {} Crow {} Cright {} ", z::<ringway_coordinator::logic::machine::Machine>(), z::<ringway_worker::logic::host::Host>(), z::<ringway_worker::logic::hosted::Hosted>(), z::<ringway_worker::logic::delivery::Right>(), z::<ringway_coordinator::logic::rows::Row>(), z::<ringway_client::logic::seat::Seat>(), z::<ringway_coordinator::logic::rows::RightRow>(), z::<ringway_coordinator::logic::rows::QueueRow>(), z::<ringway_coordinator::logic::rows::Key>(), z::<ringway_client::logic::right::Right>());
-        format!(
-            "coordinators {} workers {} members {} ghosts {} messages {} outcomes {} checked {} views {} asks {}",
-            self.coordinators.len(),
-            self.workers.len(),
-            self.members.len(),
-            self.ghosts.len(),
-            self.messages.len(),
-            self.outcomes.len(),
-            self.checked.len(),
-            self.views.len(),
-            self.asks.len()
-        )
-    }
-
     /// What happened on the way to a state.
     #[must_use]
     pub fn ghost(&self, state: &State) -> &Ghost {
