@@ -334,7 +334,7 @@ pub fn against(bug: Bug) -> &'static str {
 }
 
 /// Searches that take longer than a test should.
-const LONG: [&str; 21] = [
+const LONG: [&str; 24] = [
     "lapse-worker-crash",
     "joins",
     "churn",
@@ -354,6 +354,9 @@ const LONG: [&str; 21] = [
     "prompt-everything-disturbed",
     "prompt-everything-worker-crash",
     "prompt-everything-coordinator-crash",
+    "prompt-kill-worker-crash",
+    "prompt-kill-coordinator-crash",
+    "prompt-kill-disturbed",
     "lanes-crashes",
     "lanes-disturbed",
 ];

@@ -76,7 +76,6 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-
     pub const ALL: [Self; 33] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,

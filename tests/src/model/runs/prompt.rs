@@ -7,7 +7,9 @@ use super::{CALM, ONE_SEAT, Run, TWO_SEATS, WIDE, rights};
 /// Two workers with a queue each, and one member.
 const NARROW: &[Act] =
     &[Act::StartCoordinator, Act::StartWorker(0), Act::StartWorker(1), Act::Start(0)];
-/// A message in each queue, wherever that is.
+/// A message in the first queue, wherever that is.
+const HALF: &[Act] = &[Act::Publish(0, 0), Act::Publish(1, 0)];
+/// A message in each queue.
 const FULL: &[Act] =
     &[Act::Publish(0, 0), Act::Publish(1, 0), Act::Publish(0, 1), Act::Publish(1, 1)];
 
@@ -33,12 +35,25 @@ fn everything(name: &'static str, about: &'static str, budget: Budget) -> Run {
     Run { is_prompt: true, wishes_at_rest: true, ..run }
 }
 
+/// The same, but two are seated, one joins, one leaves and one is killed; the second queue is empty,
+/// and its message is published whenever everything rests.
+fn killed(name: &'static str, about: &'static str, budget: Budget) -> Run {
+    let mut run = Run { before: WIDE, last: HALF, ..everything(name, about, budget) };
+    (run.budget.starts, run.budget.kills) = (1, 1);
+    run
+}
+
+/// With a second one it needs more memory than the others.
+fn one_join(mut run: Run) -> Run {
+    run.budget.starts = 1;
+    run
+}
+
 fn histories() -> Vec<Run> {
     let crashes = Budget { worker_crashes: 1, coordinator_crashes: 1, ..CALM };
     let disturbed = Budget { disturbed: 2, ..CALM };
     let worker = Budget { worker_crashes: 1, disturbed: 1, ..CALM };
     let coordinator = Budget { coordinator_crashes: 1, disturbed: 1, ..CALM };
-    let kill = Budget { starts: 1, leaves: 1, kills: 1, drains: 1, messages: 1, ..CALM };
     vec![
         history("prompt-history", "three membership changes", CALM),
         history("prompt-history-crashes", "the same, and two crashes", crashes),
@@ -46,17 +61,28 @@ fn histories() -> Vec<Run> {
         everything("prompt-everything", "three membership changes and a move", CALM),
         everything("prompt-everything-crashes", "the same, and two crashes", crashes),
         everything("prompt-everything-disturbed", "the same, two disturbed", disturbed),
-        everything("prompt-everything-worker-crash", "a worker dies, one disturbed", worker),
         everything(
             "prompt-everything-coordinator-crash",
             "the coordinator dies, one disturbed",
             coordinator,
         ),
-        Run {
-            before: WIDE,
-            budget: kill,
-            ..everything("prompt-everything-kill", "one of the members is killed", CALM)
-        },
+        one_join(everything(
+            "prompt-everything-worker-crash",
+            "only one joins; a worker dies, one disturbed",
+            worker,
+        )),
+        killed("prompt-kill", "a member dies, a queue moves", CALM),
+        killed(
+            "prompt-kill-worker-crash",
+            "and a worker dies",
+            Budget { worker_crashes: 1, ..CALM },
+        ),
+        killed(
+            "prompt-kill-coordinator-crash",
+            "and the coordinator dies",
+            Budget { coordinator_crashes: 1, ..CALM },
+        ),
+        killed("prompt-kill-disturbed", "and one disturbed", Budget { disturbed: 1, ..CALM }),
     ]
 }
 
