@@ -38,6 +38,24 @@ fn every_planted_bug_is_found() {
 }
 
 #[test]
+fn planted_bugs_are_found_under_prompt_delivery_too() {
+    // Disks are prompt as well, so that no copy is asked for between a write and its sync.
+    let can_be = |bug: &Bug| *bug != Bug::UnsyncedCopied;
+    let found = |bug: &Bug| {
+        let Some(run) = runs::named(runs::against(*bug)) else { return false };
+        let mut run = run.prompt();
+        if *bug == Bug::OpenedBeforeSeal {
+            // The seal has to come late.
+            assert_eq!(run.allow("disturbed", 1), Ok(()));
+        }
+        let found = run.go(Some(*bug));
+        found.broken.or(found.stuck).is_some()
+    };
+    let missed: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| can_be(bug) && !found(bug)).collect();
+    assert_eq!(missed, []);
+}
+
+#[test]
 fn the_same_search_twice_visits_the_same() {
     let run = || runs::named("leave").map(|run| run.go(None));
     assert!(run().is_some());

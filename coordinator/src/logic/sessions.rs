@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ringway_proto::Time;
 
-/// A connection, by the number that the driver gave it; never reused in one process.
+/// A connection, by the number that the driver gave it: each a larger one than all before, in one
+/// process.
 pub type Conn = u64;
 
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,12 @@ impl<K: Ord + Clone> Sessions<K> {
     /// Whether the peer has a session, reached or not.
     pub fn is_live(&self, key: &K) -> bool {
         self.sessions.contains_key(key)
+    }
+
+    /// Whether the peer has come by a later connection than this one: what it still says here that
+    /// it would begin with is over.
+    pub fn is_past(&self, key: &K, conn: Conn) -> bool {
+        self.conn(key).is_some_and(|now| now > conn)
     }
 
     /// Whether this peer is reached by this very connection.

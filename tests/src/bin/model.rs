@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use ringway_tests::model::bugs::Bug;
 use ringway_tests::model::explore::Found;
-use ringway_tests::model::runs;
+use ringway_tests::model::runs::{self, Run};
+use ringway_tests::model::system::Budget;
 
-const USAGE: &str = "usage: model [--run NAME] [--bug NAME] [--states N] [--long] [--bugs]
+const USAGE: &str = "usage: model [--run NAME] [--bug NAME] [--states N] [--budget KIND=N] [--prompt] [--long] [--bugs]
 
   --run NAME    this search only
   --bug NAME    plant this bug
   --states N    cut each search after so many states
+  --budget KIND=N    allow so many of one kind, as `Budget` names them; may be repeated
+  --prompt      deliver promptly (docs/model.md)
   --long        also the searches that take minutes
   --bugs        each planted bug, in the search that finds it";
 
@@ -21,8 +24,23 @@ struct Wishes {
     run: Option<String>,
     bug: Option<Bug>,
     states: Option<usize>,
+    budget: Vec<(String, u8)>,
+    prompt: bool,
     long: bool,
     bugs: bool,
+}
+
+impl Wishes {
+    fn shape(&self, run: &mut Run) {
+        run.bounds.states = self.states.unwrap_or(run.bounds.states);
+        if self.prompt {
+            *run = run.clone().prompt();
+        }
+        for (kind, number) in &self.budget {
+            // It was tried when it was parsed.
+            run.allow(kind, *number).ok();
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -54,7 +72,7 @@ fn searches(wishes: &Wishes) -> bool {
         if !is_wanted {
             continue;
         }
-        run.bounds.states = wishes.states.unwrap_or(run.bounds.states);
+        wishes.shape(&mut run);
         let began = Instant::now();
         let found = run.go(wishes.bug);
         println!("{}: {}: {}", run.name, run.about, figures(&found, began));
@@ -71,7 +89,7 @@ fn bugs(wishes: &Wishes) -> bool {
     let mut all = true;
     for bug in Bug::ALL {
         let Some(mut run) = runs::named(runs::against(bug)) else { continue };
-        run.bounds.states = wishes.states.unwrap_or(run.bounds.states);
+        wishes.shape(&mut run);
         let began = Instant::now();
         let found = run.go(Some(bug));
         let figures = figures(&found, began);
@@ -106,7 +124,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wishes>, Strin
             "--help" | "-h" => return Ok(None),
             "--long" => wishes.long = true,
             "--bugs" => wishes.bugs = true,
-            "--run" | "--bug" | "--states" => {
+            "--prompt" => wishes.prompt = true,
+            "--run" | "--bug" | "--states" | "--budget" => {
                 let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
                 match arg.as_str() {
                     "--run" => {
@@ -116,6 +135,15 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wishes>, Strin
                     "--bug" => {
                         let bug = Bug::named(&value);
                         wishes.bug = Some(bug.ok_or_else(|| format!("no bug is named {value}"))?);
+                    }
+                    "--budget" => {
+                        let (kind, number) = value.split_once('=').unwrap_or((&value, ""));
+                        let number = number.parse();
+                        let number = number.map_err(|_| format!("{arg} {value}: no number"))?;
+                        Budget::default()
+                            .named(kind)
+                            .ok_or_else(|| format!("no budget has {kind}"))?;
+                        wishes.budget.push((kind.to_owned(), number));
                     }
                     _ => {
                         let states = value.parse();

@@ -28,11 +28,15 @@ pub enum Bug {
     AcksNotRepeated,
     /// The worker confirms acks before their record is durable.
     UnsyncedConfirmed,
+    /// A member gives up fewer lanes than it says.
+    SplitOverlaps,
+    /// The acks of the rights that are merged are gone from the journal.
+    MergeForgetsAcks,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::GrantBeforeRaise,
         Self::RaiseNotJournaled,
         Self::SameIncarnation,
@@ -45,6 +49,8 @@ impl Bug {
         Self::EpochIgnored,
         Self::AcksNotRepeated,
         Self::UnsyncedConfirmed,
+        Self::SplitOverlaps,
+        Self::MergeForgetsAcks,
     ];
 
     /// The bug of this name, as `Debug` writes it.

@@ -20,6 +20,9 @@ pub struct Bounds {
 /// How many of the steps behind a stuck state are shown.
 const FURTHER: usize = 25;
 
+/// No step is followed by so many others without a choice.
+const ENDLESS: usize = 10_000;
+
 /// A way to a state that must not be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trace {
@@ -100,7 +103,7 @@ pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
         }
         for (index, act) in system.acts(&state).into_iter().enumerate() {
             found.steps += 1;
-            let next = system.apply(&state, act).and_then(|next| {
+            let next = follow(system, &state, act, None).and_then(|next| {
                 let print = next.print();
                 match graph.known.get(&print) {
                     Some(known) => Ok((*known, None)),
@@ -114,9 +117,9 @@ pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
             });
             match next {
                 Err(why) => {
-                    let last = system.describe(&state, act);
                     let mut steps = way_to(system, beginning, &graph, number);
-                    steps.push(last);
+                    // It says the same once more.
+                    follow(system, &state, act, Some(&mut steps)).ok();
                     found.broken = Some(Trace { why, steps });
                     found.is_complete = false;
                     found.states = graph.parents.len();
@@ -143,7 +146,7 @@ pub fn search(system: &mut System, beginning: &State, bounds: Bounds) -> Found {
         steps.push("from here on, without faults:".to_owned());
         let mut state = beginning.clone();
         for act in picks_to(system, beginning, &graph, stuck) {
-            state = system.apply(&state, act).unwrap_or(state);
+            state = follow(system, &state, act, None).unwrap_or(state);
         }
         for _ in 0..FURTHER {
             let Some(act) = system.acts(&state).into_iter().find(Act::is_free) else { break };
@@ -204,18 +207,41 @@ fn picks_to(system: &mut System, beginning: &State, graph: &Graph, to: u32) -> V
     let (mut state, mut acts) = (beginning.clone(), Vec::new());
     for pick in picks.into_iter().rev() {
         let Some(act) = system.acts(&state).get(usize::from(pick)).copied() else { break };
-        state = system.apply(&state, act).unwrap_or(state);
+        state = follow(system, &state, act, None).unwrap_or(state);
         acts.push(act);
     }
     acts
+}
+
+/// Where a step leads, and what then has to happen without a choice. All but the last of these
+/// states are checked and not kept. Writes the steps down where that is wanted.
+fn follow(
+    system: &mut System,
+    state: &State,
+    act: Act,
+    mut words: Option<&mut Vec<String>>,
+) -> Result<State, String> {
+    let mut write = |system: &System, state: &State, act| {
+        if let Some(words) = &mut words {
+            words.push(system.describe(state, act));
+        }
+    };
+    write(system, state, act);
+    let mut state = system.apply(state, act)?;
+    for _ in 0..ENDLESS {
+        let Some(act) = system.forced(&state) else { return Ok(state) };
+        system.check(&state)?;
+        write(system, &state, act);
+        state = system.apply(&state, act)?;
+    }
+    Err("what follows from a step has no end".to_owned())
 }
 
 /// The same in words.
 fn way_to(system: &mut System, beginning: &State, graph: &Graph, to: u32) -> Vec<String> {
     let (mut state, mut steps) = (beginning.clone(), Vec::new());
     for act in picks_to(system, beginning, graph, to) {
-        steps.push(system.describe(&state, act));
-        state = system.apply(&state, act).unwrap_or(state);
+        state = follow(system, &state, act, Some(&mut steps)).unwrap_or(state);
     }
     steps
 }

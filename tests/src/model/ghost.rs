@@ -5,13 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_proto::{Epoch, Offset, QueueId};
 
-use super::parts::Event;
+use super::parts::{Event, Share};
 
-/// What happened to a queue and the right to it.
+/// What happened to a queue.
 #[derive(Clone, Default, Debug)]
-pub struct Past {
+pub struct Log {
     /// Where the messages are whose publish is acked, in their order.
     pub acked: Vec<Offset>,
+    /// The newest epoch that a worker opened it under, and which worker.
+    pub opened: Option<(Epoch, u8)>,
+}
+
+/// What happened to one key of a queue and the right to it.
+#[derive(Clone, Default, Debug)]
+pub struct Past {
     /// The newest epoch of the right that a worker confirmed, and that of the copy that it is in.
     pub raised: (Epoch, Epoch),
     /// Who held it under which epoch, from the newest confirmed one on.
@@ -24,8 +31,6 @@ pub struct Past {
     pub settled: BTreeMap<Offset, Epoch>,
     /// Messages whose ack was confirmed, under which epoch.
     pub confirmed: BTreeMap<Offset, Epoch>,
-    /// The newest epoch that a worker opened it under, and which worker.
-    pub opened: Option<(Epoch, u8)>,
 }
 
 impl Past {
@@ -37,16 +42,22 @@ impl Past {
     }
 }
 
-/// What happened, by queue.
+/// What happened.
 #[derive(Clone, Default, Debug)]
 pub struct Ghost {
     /// By the index of the queue.
-    pub queues: BTreeMap<u8, Past>,
+    pub queues: BTreeMap<u8, Log>,
+    /// By what is held.
+    pub shares: BTreeMap<Share, Past>,
 }
 
 impl Ghost {
-    fn of(&mut self, queue: QueueId) -> &mut Past {
+    fn log(&mut self, queue: QueueId) -> &mut Log {
         self.queues.entry(queue.index as u8).or_default()
+    }
+
+    fn of(&mut self, share: Share) -> &mut Past {
+        self.shares.entry(share).or_default()
     }
 
     /// Takes what happened in one step.
@@ -60,44 +71,44 @@ impl Ghost {
     fn take_one(&mut self, event: &Event) -> Result<(), String> {
         match event {
             Event::Wrong(text) => Err(text.clone()),
-            Event::Right { queue, epoch, forced } => {
+            Event::Right { share, epoch, forced } => {
                 if *forced {
-                    self.of(*queue).forced.insert(*epoch);
+                    self.of(*share).forced.insert(*epoch);
                 }
                 Ok(())
             }
-            Event::Granted { queue, epoch, process } => {
-                let past = self.of(*queue);
+            Event::Granted { share, epoch, process } => {
+                let past = self.of(*share);
                 if past.raised.0 < *epoch {
                     return Err(format!(
-                        "I5: process {process} is granted {queue} under {epoch}, which no worker \
+                        "I5: process {process} is granted {share} under {epoch}, which no worker \
                          confirmed"
                     ));
                 }
-                holds(past, *queue, *epoch, *process)
+                holds(past, *share, *epoch, *process)
             }
-            Event::Raised { queue, epoch, copy } => {
-                let past = self.of(*queue);
+            Event::Raised { share, epoch, copy } => {
+                let past = self.of(*share);
                 if past.raised.0 < *epoch {
                     past.raised = (*epoch, *copy);
                     past.holders = past.holders.split_off(epoch);
                 }
                 Ok(())
             }
-            Event::Acted { queue, epoch, copy, process, acked } => {
-                let past = self.of(*queue);
+            Event::Acted { share, epoch, copy, process, acked } => {
+                let past = self.of(*share);
                 let (raised, newest_copy) = past.raised;
                 if *epoch < raised && (*acked || *copy >= newest_copy) {
                     let what = if *acked { "acks" } else { "opens" };
                     return Err(format!(
-                        "I5: process {process} {what} {queue} under {epoch}, and {raised} was \
+                        "I5: process {process} {what} {share} under {epoch}, and {raised} was \
                          confirmed"
                     ));
                 }
-                holds(past, *queue, *epoch, *process)
+                holds(past, *share, *epoch, *process)
             }
             Event::QueueOpened { queue, epoch, worker } => {
-                let past = self.of(*queue);
+                let past = self.log(*queue);
                 match past.opened {
                     Some((known, by)) if known == *epoch && by != *worker => {
                         Err(format!("I9: workers {by} and {worker} lead {queue} under {epoch}"))
@@ -110,7 +121,7 @@ impl Ghost {
                 }
             }
             Event::Accepted { queue, epoch } => {
-                let newest = self.of(*queue).opened.map_or(Epoch(0), |(epoch, _)| epoch);
+                let newest = self.log(*queue).opened.map_or(Epoch(0), |(epoch, _)| epoch);
                 if *epoch < newest {
                     return Err(format!(
                         "I9: {queue} takes a message under {epoch}, and is open under {newest}"
@@ -119,7 +130,7 @@ impl Ghost {
                 Ok(())
             }
             Event::Published { queue, number, offset } => {
-                let acked = &mut self.of(*queue).acked;
+                let acked = &mut self.log(*queue).acked;
                 match acked.get(*number as usize) {
                     Some(known) if known == offset => Ok(()),
                     None if acked.len() as u64 == *number => {
@@ -132,53 +143,61 @@ impl Ghost {
                     )),
                 }
             }
-            Event::HandedOut { queue, epoch, offset } => self.handed_out(*queue, *epoch, *offset),
-            Event::Settled { queue, epoch, offset } => {
-                self.of(*queue).settled.insert(*offset, *epoch);
+            Event::HandedOut { share, epoch, offset, before } => {
+                self.handed_out(*share, *epoch, *offset, *before)
+            }
+            Event::Settled { share, epoch, offset } => {
+                self.of(*share).settled.insert(*offset, *epoch);
                 Ok(())
             }
-            Event::Confirmed { queue, epoch, offset } => {
-                self.of(*queue).confirmed.insert(*offset, *epoch);
+            Event::Confirmed { share, epoch, offset } => {
+                self.of(*share).confirmed.insert(*offset, *epoch);
                 Ok(())
             }
         }
     }
 
-    fn handed_out(&mut self, queue: QueueId, epoch: Epoch, offset: Offset) -> Result<(), String> {
-        let past = self.of(queue);
+    fn handed_out(
+        &mut self,
+        share: Share,
+        epoch: Epoch,
+        offset: Offset,
+        before: u64,
+    ) -> Result<(), String> {
+        let past = self.of(share);
         // A process that lost the right may have had it in its buffer.
         if past.confirmed.get(&offset).is_some_and(|confirmed| *confirmed <= epoch) {
             return Err(format!(
-                "I8: message {offset} of {queue} is handed out under {epoch}, its ack was confirmed"
+                "I8: message {offset} of {share} is handed out under {epoch}, its ack was confirmed"
             ));
         }
         if let Some(settled) = past.settled.get(&offset)
             && !past.was_forced(*settled, epoch)
         {
             return Err(format!(
-                "I7: message {offset} of {queue} is handed out under {epoch}; it was acked under \
+                "I7: message {offset} of {share} is handed out under {epoch}; it was acked under \
                  {settled}, and nobody lost the right"
             ));
         }
-        if offset.0 > past.handed {
+        if before > past.handed {
             return Err(format!(
-                "I4: message {offset} of {queue} is handed out first, {} is the next of its key",
+                "I4: message {offset} of {share} is handed out first, {} is the next of its key",
                 past.handed
             ));
         }
-        past.handed = past.handed.max(offset.0 + 1);
+        past.handed = past.handed.max(before + 1);
         Ok(())
     }
 }
 
-fn holds(past: &mut Past, queue: QueueId, epoch: Epoch, process: u8) -> Result<(), String> {
+fn holds(past: &mut Past, share: Share, epoch: Epoch, process: u8) -> Result<(), String> {
     if epoch < past.raised.0 {
         // It learns of it late, which changes nothing.
         return Ok(());
     }
     let first = *past.holders.entry(epoch).or_insert(process);
     if first != process {
-        return Err(format!("I5: processes {first} and {process} hold {queue} under {epoch}"));
+        return Err(format!("I5: processes {first} and {process} hold {share} under {epoch}"));
     }
     Ok(())
 }

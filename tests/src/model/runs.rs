@@ -1,9 +1,11 @@
 //! The searches that are made: who takes part, what has happened before they begin, and what may
 //! happen in them. Each is small enough to be complete, or says where it is cut.
 
+mod prompt;
+
 use super::bugs::Bug;
 use super::explore::{Bounds, Found, search};
-use super::parts::Cast;
+use super::parts::{Cast, keys};
 use super::system::{Act, Budget, State, System};
 
 /// A search.
@@ -18,8 +20,14 @@ pub struct Run {
     processes: &'static [(u8, u8)],
     /// What has happened before.
     before: &'static [Act],
+    /// What has happened just now; what follows from it has not.
+    last: &'static [Act],
     /// What may happen.
     budget: Budget,
+    /// Everything arrives before anything else happens.
+    is_prompt: bool,
+    wishes_at_rest: bool,
+    are_split: bool,
     /// Where it is cut; it is complete if it ends before.
     pub bounds: Bounds,
 }
@@ -37,6 +45,7 @@ const CALM: Budget = Budget {
     breaks: 0,
     lates: 0,
     echoes: 0,
+    disturbed: 0,
     drains: 0,
     messages: 0,
 };
@@ -80,6 +89,10 @@ const fn rights(name: &'static str, about: &'static str, budget: Budget) -> Run 
         processes: THREE,
         before: TWO_SEATS,
         budget,
+        last: &[],
+        is_prompt: false,
+        wishes_at_rest: false,
+        are_split: false,
         bounds: UNCUT,
     }
 }
@@ -91,6 +104,13 @@ const fn moves(name: &'static str, about: &'static str, budget: Budget) -> Run {
 /// Every search.
 #[must_use]
 pub fn all() -> Vec<Run> {
+    let mut all = in_any_order();
+    all.extend(prompt::all());
+    all
+}
+
+/// Those in which everything happens in every order.
+fn in_any_order() -> Vec<Run> {
     let leave = Budget { leaves: 1, messages: 2, ..CALM };
     let drain = Budget { drains: 1, messages: 2, ..CALM };
     vec![
@@ -309,11 +329,12 @@ pub fn against(bug: Bug) -> &'static str {
         Bug::TombstoneOfAnyEpoch => "move-there-and-back",
         Bug::AttemptNotRaised => "move-given-up",
         Bug::OpenedBeforeSeal => "move",
+        Bug::SplitOverlaps | Bug::MergeForgetsAcks => "lanes",
     }
 }
 
 /// Searches that take longer than a test should.
-const LONG: [&str; 13] = [
+const LONG: [&str; 24] = [
     "lapse-worker-crash",
     "joins",
     "churn",
@@ -327,6 +348,17 @@ const LONG: [&str; 13] = [
     "move-served-crash",
     "history",
     "everything",
+    "prompt-history-crashes",
+    "prompt-history-disturbed",
+    "prompt-everything-crashes",
+    "prompt-everything-disturbed",
+    "prompt-everything-worker-crash",
+    "prompt-everything-coordinator-crash",
+    "prompt-kill-worker-crash",
+    "prompt-kill-coordinator-crash",
+    "prompt-kill-disturbed",
+    "lanes-crashes",
+    "lanes-disturbed",
 ];
 
 /// The search of this name.
@@ -342,6 +374,26 @@ impl Run {
         LONG.contains(&self.name)
     }
 
+    /// The same under prompt delivery, where every kind of disturbance is one number.
+    #[must_use]
+    pub fn prompt(mut self) -> Self {
+        let Budget { breaks, lates, echoes, .. } = self.budget;
+        self.budget.disturbed += breaks.max(lates) + echoes;
+        (self.budget.breaks, self.budget.lates, self.budget.echoes) = (0, 0, 0);
+        self.is_prompt = true;
+        self
+    }
+
+    /// Changes what it may use of one kind.
+    ///
+    /// # Errors
+    /// When nothing has this name.
+    pub fn allow(&mut self, kind: &str, number: u8) -> Result<(), String> {
+        let known = self.budget.named(kind);
+        *known.ok_or_else(|| format!("no budget has {kind}"))? = number;
+        Ok(())
+    }
+
     /// Makes the search.
     #[must_use]
     pub fn go(&self, bug: Option<Bug>) -> Found {
@@ -350,6 +402,9 @@ impl Run {
             queues: self.queues,
             processes: self.processes.to_vec(),
             sync_at_once: self.budget.worker_crashes == 0,
+            is_prompt: self.is_prompt,
+            keys: keys(self.are_split),
+            wishes_at_rest: self.wishes_at_rest,
             bug: None,
         };
         let mut system = System::new(cast);
@@ -367,16 +422,21 @@ impl Run {
         for act in self.before {
             state = settled(system, state, *act);
         }
+        for act in self.last {
+            state = made(system, &state, *act);
+        }
         System::with_budget(&state, self.budget)
     }
 }
 
+/// The state behind a step.
+fn made(system: &mut System, state: &State, act: Act) -> State {
+    let next = system.apply(state, act);
+    next.unwrap_or_else(|why| panic!("{}: {why}", system.describe(state, act)))
+}
+
 /// The state behind a step, when all has happened that follows from it.
 fn settled(system: &mut System, state: State, act: Act) -> State {
-    let made = |system: &mut System, state: &State, act| {
-        let next = system.apply(state, act);
-        next.unwrap_or_else(|why| panic!("{}: {why}", system.describe(state, act)))
-    };
     let mut state = made(system, &state, act);
     for _ in 0..10_000 {
         let next = system.acts(&state).into_iter().find(Act::is_free);

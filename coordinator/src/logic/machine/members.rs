@@ -106,6 +106,10 @@ impl Machine {
             return Err(taken_over(&join));
         }
         let is_same = known.is_some_and(|row| row.incarnation == join.incarnation);
+        if is_same && self.member_sessions.is_past(&key, conn) {
+            // From a connection that broke: it would take the seat away from where it is reached.
+            return Ok(());
+        }
         let row = MemberRow {
             subscription,
             member: join.member.clone(),

@@ -84,6 +84,11 @@ impl Machine {
             out.events.push(Event::WorkerSuperseded);
             return;
         }
+        let same = known.is_some_and(|row| register.incarnation == row.incarnation);
+        if same && self.worker_sessions.is_past(&worker, conn) {
+            // From a connection that broke: it would take the worker away from where it is reached.
+            return;
+        }
         let judged = self
             .check_register(&register)
             .and_then(|()| judge(&register, known, &self.queues, &self.catalog));

@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use ringway_proto::hash::hash;
 use ringway_proto::ring::{OrderedRing, RingNode};
@@ -87,12 +88,13 @@ pub fn right_point(right: &RightId) -> u64 {
 /// cache: what a plan says does not depend on what was in it.
 #[derive(Clone, Debug)]
 pub struct Preferences<N> {
-    ring: OrderedRing<N>,
+    // Shared, so that a copy of its owner costs little: it is by far the largest part of one.
+    ring: Arc<OrderedRing<N>>,
 }
 
 impl<N: RingNode> Default for Preferences<N> {
     fn default() -> Self {
-        Self { ring: OrderedRing::default() }
+        Self { ring: Arc::default() }
     }
 }
 
@@ -116,7 +118,7 @@ impl<N: RingNode> Preferences<N> {
                 .zip(nodes)
                 .all(|((id, weight), node)| *weight == node.weight && *id == node.id);
         if !same {
-            self.ring.update(nodes.iter().map(|n| (n.id.clone(), n.weight)));
+            Arc::make_mut(&mut self.ring).update(nodes.iter().map(|n| (n.id.clone(), n.weight)));
         }
     }
 }

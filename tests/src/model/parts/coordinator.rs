@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_coordinator::Timing;
@@ -13,7 +14,9 @@ use ringway_coordinator::logic::rows::{
 };
 use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, GrantedRight, ToClient, ToWorker};
-use ringway_proto::{Attempt, Epoch, GroupId, GroupName, Incarnation, QueueId, Time, Uuid};
+use ringway_proto::{
+    Attempt, Epoch, GroupId, GroupName, Incarnation, Lanes, QueueId, RightId, Time, Uuid,
+};
 
 use super::super::bugs::Bug;
 use super::{Cast, Event, Link, Message, Out, name, queue};
@@ -88,7 +91,8 @@ pub enum Arrival {
 #[derive(Clone)]
 pub struct Coordinator {
     machine: Option<Machine>,
-    rows: BTreeMap<Key, Row>,
+    /// Shared among the states that do not differ in them.
+    rows: Arc<BTreeMap<Key, Row>>,
     /// Its clock, in milliseconds.
     pub now: u64,
 }
@@ -147,7 +151,7 @@ impl Coordinator {
             }));
         }
         let rows = rows.into_iter().map(|row| (row.key(), row)).collect();
-        Self { machine: None, rows, now: 0 }
+        Self { machine: None, rows: Arc::new(rows), now: 0 }
     }
 
     /// Whether it runs.
@@ -164,12 +168,10 @@ impl Coordinator {
         })
     }
 
-    /// The stored rows of the rights.
-    pub fn rights(&self) -> impl Iterator<Item = &RightRow> {
-        self.rows.values().filter_map(|row| match row {
-            Row::Right(row) => Some(row),
-            _ => None,
-        })
+    /// The stored row of the right to a lane of a queue.
+    #[must_use]
+    pub fn right(&self, queue: QueueId, lane: u16) -> Option<&RightRow> {
+        right_in(&self.rows, queue, lane)
     }
 
     /// The next step of the process.
@@ -186,7 +188,7 @@ impl Coordinator {
                     timing: timing(),
                     epoch_ms: 0,
                     seed: 1,
-                    ranges_per_queue: 1,
+                    ranges_per_queue: if cast.are_split() { 4 } else { 1 },
                 };
                 let rows = self.rows.values().cloned().collect();
                 let machine = Machine::new(setup, rows, Time(0));
@@ -207,9 +209,7 @@ impl Coordinator {
                     heard_under(message, standing);
                 }
                 let drained = match &input {
-                    Input::FromClient {
-                        message: FromClient::Drained { right, epoch, .. }, ..
-                    } => Some((right.queue, *epoch)),
+                    Input::FromClient { message, .. } => given_up(message),
                     _ => None,
                 };
                 self.turn(cast, drained, out, |machine, now, effects| {
@@ -242,7 +242,7 @@ impl Coordinator {
     fn turn(
         &mut self,
         cast: &Cast,
-        drained: Option<(QueueId, Epoch)>,
+        drained: Option<GivenUp>,
         out: &mut Out,
         feed: impl FnOnce(&mut Machine, Time, &mut Effects),
     ) {
@@ -250,24 +250,25 @@ impl Coordinator {
         let (now, mut effects) = (Time(self.now), Effects::default());
         feed(machine, now, &mut effects);
         machine.finish(now, &mut effects);
+        let before = Arc::clone(&self.rows);
         for change in &effects.changes {
-            self.commit(change, drained, out);
+            self.commit(change, out);
+        }
+        if !Arc::ptr_eq(&before, &self.rows) {
+            self.note_rights(cast, &before, drained, out);
         }
         for action in effects.actions {
             act(cast, action, out);
         }
     }
 
-    fn commit(&mut self, change: &Change, drained: Option<(QueueId, Epoch)>, out: &mut Out) {
+    fn commit(&mut self, change: &Change, out: &mut Out) {
         match change {
             // What was planned when is not part of the model.
             Change::Put(Row::Plan(_)) | Change::Delete(Key::Plan(_)) => {}
             Change::Put(row) => {
-                let before = self.rows.insert(row.key(), row.clone());
+                let before = Arc::make_mut(&mut self.rows).insert(row.key(), row.clone());
                 match (row, before) {
-                    (Row::Right(row), Some(Row::Right(before))) => {
-                        note_right(row, &before, drained, out);
-                    }
                     (Row::Queue(row), Some(Row::Queue(before))) if row.epoch < before.epoch => {
                         let text = format!("the epoch of queue {} goes back", row.id);
                         out.events.push(Event::Wrong(text));
@@ -275,21 +276,57 @@ impl Coordinator {
                     _ => {}
                 }
             }
-            Change::Delete(key) => drop(self.rows.remove(key)),
+            Change::Delete(key) => drop(Arc::make_mut(&mut self.rows).remove(key)),
+        }
+    }
+
+    fn note_rights(
+        &self,
+        cast: &Cast,
+        before: &BTreeMap<Key, Row>,
+        drained: Option<GivenUp>,
+        out: &mut Out,
+    ) {
+        for share in (0..cast.queues).flat_map(|of| cast.shares(queue(of), Lanes::ALL)) {
+            let lane = cast.lane(share.key);
+            let Some(was) = right_in(before, share.queue, lane) else { continue };
+            let Some(row) = right_in(&self.rows, share.queue, lane) else { continue };
+            let epoch = row.epoch;
+            if epoch < was.epoch {
+                let text = format!("the epoch of the right to {share} goes back");
+                out.events.push(Event::Wrong(text));
+            }
+            if epoch > was.epoch {
+                let was_told = matches!(was.phase, Phase::Granted(_) | Phase::Revoking(_));
+                let in_order = drained.is_some_and(|(right, of, keeps)| {
+                    right.queue == share.queue
+                        && right.lanes.contains(lane)
+                        && of == was.epoch
+                        && !keeps.is_some_and(|keeps| keeps.contains(lane))
+                });
+                out.events.push(Event::Right { share, epoch, forced: was_told && !in_order });
+            }
         }
     }
 }
 
-fn note_right(row: &RightRow, before: &RightRow, drained: Option<(QueueId, Epoch)>, out: &mut Out) {
-    let (queue, epoch) = (row.id.queue, row.epoch);
-    if epoch < before.epoch {
-        out.events.push(Event::Wrong(format!("the epoch of the right to {queue} goes back")));
+/// What a member says that it gave up in order: a right, its epoch, and what it keeps of it.
+type GivenUp = (RightId, Epoch, Option<Lanes>);
+
+fn given_up(message: &FromClient) -> Option<GivenUp> {
+    match message {
+        FromClient::Drained { right, epoch, .. } => Some((*right, *epoch, None)),
+        FromClient::Narrowed { right, epoch, to, .. } => Some((*right, *epoch, Some(*to))),
+        _ => None,
     }
-    if epoch > before.epoch {
-        let was_told = matches!(before.phase, Phase::Granted(_) | Phase::Revoking(_));
-        let in_order = drained == Some((queue, before.epoch));
-        out.events.push(Event::Right { queue, epoch, forced: was_told && !in_order });
-    }
+}
+
+/// The right to a lane of a queue.
+fn right_in(rows: &BTreeMap<Key, Row>, queue: QueueId, lane: u16) -> Option<&RightRow> {
+    rows.values().find_map(|row| match row {
+        Row::Right(row) if row.id.queue == queue && row.id.lanes.contains(lane) => Some(row),
+        _ => None,
+    })
 }
 
 fn input_of(cast: &Cast, conn: u64, message: &Message) -> Option<Input> {
@@ -376,27 +413,29 @@ fn heard_under(message: &mut FromWorker, standing: impl Fn(QueueId) -> Attempt) 
 fn tell_client(cast: &Cast, conn: u64, mut message: ToClient, out: &mut Out) {
     let process = cast.process_of((conn >> 8) as u8);
     match &mut message {
-        ToClient::Granted { granted, .. } => note_grant(*granted, process, out),
+        ToClient::Granted { granted, .. } => note_grant(cast, *granted, process, out),
         ToClient::Joined(joined) => {
             if cast.bug == Some(Bug::SameIncarnation)
                 && let Some(process) = process
             {
                 joined.incarnation = cast.holder(process).incarnation;
             }
-            joined.rights.iter().for_each(|granted| note_grant(*granted, process, out));
+            joined.rights.iter().for_each(|granted| note_grant(cast, *granted, process, out));
         }
         // What is left of the time is the same to its receiver.
-        ToClient::Revoke { deadline_ms, .. } => *deadline_ms = 1,
+        ToClient::Revoke { deadline_ms, .. } | ToClient::Narrow { deadline_ms, .. } => {
+            *deadline_ms = 1;
+        }
         _ => {}
     }
     tell(conn, Message::ToClient(message), out);
 }
 
-fn note_grant(granted: GrantedRight, process: Option<u8>, out: &mut Out) {
-    if let Some(process) = process {
-        let (queue, epoch) = (granted.right.queue, granted.epoch);
-        out.events.push(Event::Granted { queue, epoch, process });
-    }
+fn note_grant(cast: &Cast, granted: GrantedRight, process: Option<u8>, out: &mut Out) {
+    let Some(process) = process else { return };
+    let GrantedRight { right, epoch } = granted;
+    let shares = cast.shares(right.queue, right.lanes);
+    out.events.extend(shares.map(|share| Event::Granted { share, epoch, process }));
 }
 
 fn tell(conn: u64, message: Message, out: &mut Out) {

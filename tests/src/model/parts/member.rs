@@ -16,12 +16,12 @@ use ringway_proto::data::{AckConfirmed, Deliver, Window};
 use ringway_proto::frame::Kind;
 use ringway_proto::routing::Router;
 use ringway_proto::{
-    Code, Epoch, Filter, Offset, OpenNumber, QueueId, Refusal, RightId, RoutingVersion,
+    Code, Epoch, Filter, Lanes, Offset, OpenNumber, Refusal, RightId, RoutingVersion,
     SubscriptionName, Time, codec,
 };
 
 use super::super::bugs::Bug;
-use super::{Cast, Event, Link, Message, Out, Stream, name, right};
+use super::{Cast, Event, Link, Message, Out, Share, Stream, name, right};
 
 /// Longer than any wait before an open is tried again, in milliseconds.
 const RETRY: u64 = 501;
@@ -58,9 +58,11 @@ struct Live {
     router: Option<Arc<Router>>,
     deliveries: BTreeMap<RightId, Delivery>,
     hand: Vec<Hold>,
-    tokens: BTreeMap<u64, (QueueId, Epoch, Offset)>,
+    tokens: BTreeMap<u64, (Share, Epoch, Offset)>,
     token: u64,
     leaving: bool,
+    /// For the bug that gives up fewer lanes than it says: what it was told to keep.
+    to_keep: BTreeMap<(RightId, Epoch), Lanes>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,10 +87,10 @@ impl fmt::Debug for Member {
         let Self { process, now: _, has_run, live } = self;
         write!(f, "{process} {has_run} ")?;
         let Some(live) = live else { return Ok(()) };
-        let Live { seat, conn, router, deliveries, hand, tokens, token, leaving } = live;
+        let Live { seat, conn, router, deliveries, hand, tokens, token, leaving, to_keep } = live;
         let routing = router.as_ref().map(|router| router.routing());
         write!(f, "{seat:?} {conn} {routing:?} ")?;
-        write!(f, "{deliveries:?} {hand:?} {tokens:?} {token} {leaving}")
+        write!(f, "{deliveries:?} {hand:?} {tokens:?} {token} {leaving} {to_keep:?}")
     }
 }
 
@@ -142,7 +144,9 @@ impl Member {
         let live = self.live.as_ref()?;
         live.seat.next_wakeup().filter(|at| *at > Time(self.now))?;
         let router = live.router.as_ref()?;
-        let closed = |queue: &u8| !live.deliveries.contains_key(&right(super::queue(*queue)));
+        // Where rights are split, which of them it waits for is not looked at.
+        let is_open = |queue: u8| live.deliveries.contains_key(&right(super::queue(queue)));
+        let closed = |queue: &u8| cast.are_split() || !is_open(*queue);
         let goes = |queue: u8| {
             let primary = router.queue(super::queue(queue))?.primary.as_ref()?;
             Some((queue, cast.worker_index(primary)?))
@@ -172,6 +176,7 @@ impl Member {
                     tokens: BTreeMap::new(),
                     token: 0,
                     leaving: false,
+                    to_keep: BTreeMap::new(),
                 });
             }
             Arrival::Kill => self.live = None,
@@ -189,7 +194,9 @@ impl Member {
             Arrival::Take => {
                 if let Some((hold, _)) = live.seat.take(now) {
                     let Hold { right, epoch, offset, .. } = hold;
-                    run.out.events.push(Event::HandedOut { queue: right.queue, epoch, offset });
+                    let share = cast.share_at(right.queue, offset);
+                    let before = offset.0 / cast.keys.len() as u64;
+                    run.out.events.push(Event::HandedOut { share, epoch, offset, before });
                     live.hand.push(hold);
                 }
             }
@@ -227,7 +234,7 @@ fn join(cast: &Cast, process: u8) -> Join {
         start: Start::Start,
         member: holder.member,
         incarnation: holder.incarnation,
-        weight: 100,
+        weight: cast.weight(process),
         origin: String::new(),
     }
 }
@@ -274,8 +281,15 @@ impl Live {
         let is_ours =
             |right: &RightId, seat: &Seat| seat.subscription() == Some(right.subscription);
         match message.clone() {
-            // No right is split here.
-            ToClient::Routing(_) | ToClient::Narrow { .. } | ToClient::Narrowed { .. } => {}
+            ToClient::Routing(_) => {}
+            ToClient::Narrow { right, epoch, mut to, .. } => {
+                if run.cast.bug == Some(Bug::SplitOverlaps) {
+                    self.to_keep.insert((right, epoch), to);
+                    to.end = (to.end + to.count()).min(right.lanes.end - 1);
+                }
+                seat.narrow(now, right, epoch, to);
+            }
+            ToClient::Narrowed { right, epoch, .. } => seat.narrowed(right, epoch),
             ToClient::Joined(joined) => seat.joined(now, &joined, &router),
             ToClient::JoinRefused { refusal, .. } => seat.join_refused(now, refusal),
             ToClient::Granted { granted, .. } => {
@@ -336,7 +350,8 @@ impl Live {
     }
 
     fn streamed(&mut self, stream: Stream, message: &Message, run: &mut Run<'_>) {
-        let right = right(super::queue(stream.queue));
+        let whole = right(super::queue(stream.queue));
+        let right = whole.with(Lanes { start: stream.lane, ..Lanes::ALL });
         let open = OpenNumber(u64::from(stream.open));
         let current = self.deliveries.get(&right).filter(|d| d.stream == stream).cloned();
         let Some(Delivery { epoch, .. }) = current else { return };
@@ -395,8 +410,9 @@ impl Live {
         self.token += 1;
         if self.seat.settle(&hold, How::Ack, Some(self.token)) == Settled::Taken {
             let Hold { right, epoch, offset, .. } = hold;
-            self.tokens.insert(self.token, (right.queue, epoch, offset));
-            run.out.events.push(Event::Settled { queue: right.queue, epoch, offset });
+            let share = run.cast.share_at(right.queue, offset);
+            self.tokens.insert(self.token, (share, epoch, offset));
+            run.out.events.push(Event::Settled { share, epoch, offset });
         }
     }
 
@@ -423,8 +439,15 @@ impl Live {
 
     fn act(&mut self, action: Action, run: &mut Run<'_>) {
         match action {
-            Action::Tell(message) => self.tell(message, run),
-            Action::Open(_, open) => self.open(open, run),
+            Action::Tell(mut message) => {
+                if let FromClient::Narrowed { right, epoch, to, .. } = &mut message
+                    && let Some(told) = self.to_keep.get(&(*right, *epoch))
+                {
+                    *to = *told;
+                }
+                self.tell(message, run);
+            }
+            Action::Open(right, open) => self.open(right, open, run),
             Action::Send(right, frames) => {
                 if let Some(delivery) = self.deliveries.get(&right) {
                     let link = Link::Up(delivery.stream);
@@ -435,18 +458,19 @@ impl Live {
             Action::Close(right) => self.drop_stream(&right, run),
             Action::Acked(outcome, tokens) => {
                 for token in tokens {
-                    if let Some((queue, epoch, offset)) = self.tokens.remove(&token)
+                    if let Some((share, epoch, offset)) = self.tokens.remove(&token)
                         && outcome == AckOutcome::Durable
                     {
-                        run.out.events.push(Event::Confirmed { queue, epoch, offset });
+                        run.out.events.push(Event::Confirmed { share, epoch, offset });
                     }
                 }
             }
         }
     }
 
-    fn open(&mut self, mut request: OpenRight, run: &mut Run<'_>) {
-        let (right, open, epoch) = (request.right, request.open, request.epoch);
+    /// Opens a right that has this name here.
+    fn open(&mut self, right: RightId, mut request: OpenRight, run: &mut Run<'_>) {
+        let (open, epoch) = (request.open, request.epoch);
         self.drop_stream(&right, run);
         let route = self.router.as_ref().and_then(|router| router.queue(right.queue));
         let primary = route.and_then(|queue| queue.primary.as_ref());
@@ -459,7 +483,8 @@ impl Live {
             request.ack_number = 0;
         }
         let queue = right.queue.index as u8;
-        let stream = Stream { process: run.process, worker, queue, open: open.0 as u16 };
+        let (process, lane) = (run.process, right.lanes.start);
+        let stream = Stream { process, worker, queue, lane, open: open.0 as u16 };
         let bytes = decoded(codec::encode(&request));
         run.out.sends.push((Link::Up(stream), Message::Frame(Kind::OpenRight, bytes)));
         self.deliveries.insert(right, Delivery { open, epoch, stream });

@@ -6,11 +6,14 @@ pub mod coordinator;
 pub mod member;
 pub mod worker;
 
+use std::fmt;
+
 use bytes::Bytes;
 use ringway_proto::control::{FromClient, FromWorker, ToClient, ToWorker};
 use ringway_proto::frame::Kind;
+use ringway_proto::hash::lane_of;
 use ringway_proto::{
-    Epoch, GroupId, Holder, Incarnation, MemberId, Offset, QueueId, RightId, SubscriptionId,
+    Epoch, GroupId, Holder, Incarnation, Lanes, MemberId, Offset, QueueId, RightId, SubscriptionId,
     WorkerId,
 };
 
@@ -28,11 +31,79 @@ pub struct Cast {
     pub processes: Vec<(u8, u8)>,
     /// A worker's writes are durable at once: nothing depends on it while no worker crashes.
     pub sync_at_once: bool,
+    /// What is under way arrives before anything else happens.
+    pub is_prompt: bool,
+    /// Then members come and go, and workers are to be emptied, only where everything rests.
+    pub wishes_at_rest: bool,
+    /// The keys of the messages, which come in turns: several where rights are split.
+    pub keys: Vec<Bytes>,
     /// The planted bug.
     pub bug: Option<Bug>,
 }
 
+/// What a right is held for: the messages of one key in one queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Share {
+    /// Which queue.
+    pub queue: QueueId,
+    /// Which of the keys.
+    pub key: u8,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {} of {}", self.key, self.queue)
+    }
+}
+
+/// The lanes that one part of a right has when it is cut as finely as here.
+const WIDTH: u16 = 1024;
+
+/// One key, or two of them in the first two lanes of four.
+#[must_use]
+pub fn keys(are_split: bool) -> Vec<Bytes> {
+    if !are_split {
+        return vec![Bytes::from_static(b"k")];
+    }
+    let in_range = |start: u16| {
+        let mut all = (0u32..).map(|n| Bytes::from(format!("k{n}")));
+        all.find(|key| (start..start + WIDTH).contains(&lane_of(key)))
+    };
+    [0, WIDTH].into_iter().filter_map(in_range).collect()
+}
+
 impl Cast {
+    /// Whether rights are split.
+    #[must_use]
+    pub fn are_split(&self) -> bool {
+        self.keys.len() > 1
+    }
+
+    /// The lane of a key.
+    #[must_use]
+    pub fn lane(&self, key: u8) -> u16 {
+        lane_of(&self.keys[usize::from(key)])
+    }
+
+    /// What is held with these lanes of a queue.
+    pub fn shares(&self, queue: QueueId, lanes: Lanes) -> impl Iterator<Item = Share> + '_ {
+        let keys = (0..self.keys.len() as u8).filter(move |key| lanes.contains(self.lane(*key)));
+        keys.map(move |key| Share { queue, key })
+    }
+
+    /// What the message there is a part of. Each is stored once, in the order of their numbers.
+    #[must_use]
+    pub fn share_at(&self, queue: QueueId, at: Offset) -> Share {
+        Share { queue, key: (at.0 % self.keys.len() as u64) as u8 }
+    }
+
+    /// The weight of a process' member: where rights are split, so different that they are cut
+    /// into four for two members, and merged again for the first alone.
+    #[must_use]
+    pub fn weight(&self, process: u8) -> u32 {
+        if self.are_split() && process > 0 { 300 } else { 100 }
+    }
+
     /// The name of a worker.
     #[must_use]
     pub fn worker(&self, index: u8) -> WorkerId {
@@ -156,6 +227,8 @@ pub struct Stream {
     pub worker: u8,
     /// Of which queue.
     pub queue: u8,
+    /// The first lane of the right.
+    pub lane: u16,
     /// With which open.
     pub open: u16,
 }
@@ -190,14 +263,14 @@ pub struct Out {
     pub events: Vec<Event>,
 }
 
-/// What happened. A right is named by its queue, since there is one subscription.
+/// What happened. There is one subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The store has this epoch of a right. `forced` says that a holder had the one before and
     /// did not give it up in order.
     Right {
-        /// Its queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// The epoch.
         epoch: Epoch,
         /// Whether its holder lost it.
@@ -205,8 +278,8 @@ pub enum Event {
     },
     /// A process is told that it holds a right.
     Granted {
-        /// Its queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// Under which epoch.
         epoch: Epoch,
         /// Who.
@@ -214,8 +287,8 @@ pub enum Event {
     },
     /// A worker says that a right's epoch is durable.
     Raised {
-        /// Its queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// The epoch.
         epoch: Epoch,
         /// That of the queue's copy.
@@ -223,8 +296,8 @@ pub enum Event {
     },
     /// A worker let a process open a right, or applied its acks.
     Acted {
-        /// Its queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// Under which epoch.
         epoch: Epoch,
         /// That of the queue's copy.
@@ -261,17 +334,19 @@ pub enum Event {
     },
     /// A message is handed to an application.
     HandedOut {
-        /// Of which queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// Under which epoch.
         epoch: Epoch,
         /// Which.
         offset: Offset,
+        /// How many of its key come before it.
+        before: u64,
     },
     /// An application is done with it.
     Settled {
-        /// Of which queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// Under which epoch.
         epoch: Epoch,
         /// Which.
@@ -279,8 +354,8 @@ pub enum Event {
     },
     /// The process knows that its ack is durable.
     Confirmed {
-        /// Of which queue.
-        queue: QueueId,
+        /// Of what.
+        share: Share,
         /// Under which epoch.
         epoch: Epoch,
         /// Which.

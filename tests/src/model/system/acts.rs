@@ -4,17 +4,21 @@
 use std::collections::BTreeSet;
 
 use ringway_coordinator::logic::rows::Phase;
-use ringway_proto::Epoch;
+use ringway_proto::frame::Kind;
+use ringway_proto::{Code, Epoch, Refusal, codec};
 
 use super::super::parts::coordinator::Wait;
 use super::super::parts::worker::View;
-use super::super::parts::{Link, Message, queue as numbered};
-use super::steps::{TAKE, WAIT};
+use super::super::parts::{Link, Message, Stream, queue as numbered};
+use super::steps::{RETRY, TAKE, WAIT};
 use super::{Act, Input, Part, State, System};
 
 impl System {
     /// The steps that a state has, in a fixed order.
     pub fn acts(&mut self, state: &State) -> Vec<Act> {
+        if self.cast.is_prompt {
+            return self.prompt_acts(state);
+        }
         let mut acts = self.own_acts(state);
         if acts.is_empty() {
             acts.extend(Wait::ALL.map(Act::Wait));
@@ -107,19 +111,41 @@ impl System {
     /// put off without a trace.
     pub(super) fn may_retry(&mut self, state: &State, process: u8) -> bool {
         let Some(waits) = self.member(state, process).waits(&self.cast) else { return false };
-        let told: Vec<Epoch> = (0..self.cast.queues).map(|q| self.told(state, q)).collect();
-        !waits.is_empty()
-            && waits.iter().all(|(queue, worker)| {
-                let view = &self.view(state, *worker)[usize::from(*queue)];
-                let known = view.open.and_then(|open| open.right);
-                known.is_some_and(|known| known >= told[usize::from(*queue)])
-            })
+        let keys = 0..self.cast.keys.len() as u8;
+        let told = |queue: u8| keys.clone().map(move |key| (queue, key));
+        let told: Vec<Epoch> = (0..self.cast.queues)
+            .flat_map(told)
+            .map(|(queue, key)| self.told(state, queue, key))
+            .collect();
+        let known = waits.iter().all(|(queue, worker)| {
+            let view = &self.view(state, *worker)[usize::from(*queue)];
+            let is_open = view.open.is_some();
+            let told = &told[usize::from(*queue) * keys.len()..];
+            let known = |(known, told): (&Option<Epoch>, &Epoch)| known.is_some_and(|k| k >= *told);
+            is_open && view.rights.iter().zip(told).all(known)
+        });
+        known && !waits.is_empty() && !(self.cast.are_split() && self.is_put_off(state, process))
+    }
+
+    /// Whether one of the opens that a member would try again is put off once more: for lanes that
+    /// its right has not any more.
+    fn is_put_off(&mut self, state: &State, process: u8) -> bool {
+        let (_, outcome) = self.step(Part::Member(process), state, (RETRY, 0));
+        let sends = self.outcomes[outcome as usize].sends.clone();
+        sends.into_iter().any(|(link, message)| {
+            let Link::Up(Stream { worker, .. }) = *self.links.get(link) else { return false };
+            if !matches!(self.messages.get(message), Message::Frame(Kind::OpenRight, _)) {
+                return false;
+            }
+            let (_, outcome) = self.step(Part::Worker(worker), state, (link, message));
+            let answers = &self.outcomes[outcome as usize].sends;
+            answers.iter().any(|(_, answer)| is_not_yet(self.messages.get(*answer)))
+        })
     }
 
     /// The newest epoch of a right that somebody may have been told of.
-    pub(super) fn told(&self, state: &State, queue: u8) -> Epoch {
-        let of = numbered(queue);
-        let right = self.coordinator(state).rights().find(|row| row.id.queue == of);
+    pub(super) fn told(&self, state: &State, queue: u8, key: u8) -> Epoch {
+        let right = self.coordinator(state).right(numbered(queue), self.cast.lane(key));
         right.map_or(Epoch(0), |row| match row.phase {
             Phase::Granted(_) | Phase::Revoking(_) => row.epoch,
             Phase::Free | Phase::Raising { .. } => Epoch(row.epoch.0.saturating_sub(1)),
@@ -219,8 +245,8 @@ impl System {
             }
         }
         for queue in 0..self.cast.queues {
-            let past = self.ghost(state).queues.get(&queue);
-            let acked = past.map_or(0, |past| past.acked.len() as u8);
+            let log = self.ghost(state).queues.get(&queue);
+            let acked = log.map_or(0, |log| log.acked.len() as u8);
             for worker in 0..self.cast.workers {
                 let is_open = self.view(state, worker)[usize::from(queue)].open.is_some();
                 if acked < budget.messages && is_open {
@@ -232,9 +258,9 @@ impl System {
 
     pub(super) fn view(&mut self, state: &State, worker: u8) -> &[View] {
         let name = state.workers[usize::from(worker)];
-        let (workers, queues) = (&self.workers, self.cast.queues);
-        let of = |queue| workers.get(name).view(queue);
-        self.views.entry(name).or_insert_with(|| (0..queues).map(of).collect())
+        let (workers, cast) = (&self.workers, &self.cast);
+        let of = |queue| workers.get(name).view(cast, queue);
+        self.views.entry(name).or_insert_with(|| (0..cast.queues).map(of).collect())
     }
 
     /// The input of a wait, by the connections that are heard.
@@ -246,6 +272,11 @@ impl System {
         }
         (WAIT + wait as u32, heard)
     }
+}
+
+fn is_not_yet(message: &Message) -> bool {
+    let Message::Frame(Kind::Refused, payload) = message else { return false };
+    codec::decode::<Refusal>(payload).is_ok_and(|refusal| refusal.code == Code::NotYet)
 }
 
 /// A seat takes what the answer to its join says for all that it has, and a registration is made

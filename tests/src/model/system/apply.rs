@@ -15,6 +15,15 @@ impl System {
         let mut next = state.clone();
         match act {
             Act::Deliver(link, again) => self.deliver(&mut next, link, again)?,
+            Act::Hold(link) => {
+                next.budget.disturbed -= 1;
+                let link = self.link(link);
+                next.hold(link);
+            }
+            Act::Release(link) => {
+                let link = self.link(link);
+                next.held.retain(|held| *held != link);
+            }
             Act::Sync(worker) => self.run(&mut next, Part::Worker(worker), (SYNC, 0))?,
             Act::Ask(worker, queue) => {
                 let link = self.link(Link::Copy { worker, queue });
@@ -23,10 +32,9 @@ impl System {
                 }
             }
             Act::Connect(peer) => {
-                let at = usize::from(peer);
-                next.made[at] += 1;
-                next.conns[at] = next.made[at];
-                let input = (CONNECT, u32::from(next.made[at]));
+                let conn = self.next_conn(&mut next, peer);
+                next.conns[usize::from(peer)] = conn;
+                let input = (CONNECT, u32::from(conn));
                 self.run(&mut next, self.part_of(peer), input)?;
             }
             Act::Take(process) => self.run(&mut next, Part::Member(process), (TAKE, 0))?,
@@ -57,17 +65,17 @@ impl System {
             }
             Act::Kill(process, late) => {
                 next.budget.kills -= 1;
-                next.budget.lates -= u8::from(late);
+                next.budget.pay_late(late);
                 self.kill(&mut next, process, late)?;
             }
             Act::CrashWorker(worker, kept, late) => {
                 next.budget.worker_crashes -= 1;
-                next.budget.lates -= u8::from(late);
+                next.budget.pay_late(late);
                 self.crash_worker(&mut next, worker, kept, late)?;
             }
             Act::CrashCoordinator(late) => {
                 next.budget.coordinator_crashes -= 1;
-                next.budget.lates -= u8::from(late);
+                next.budget.pay_late(late);
                 self.run(&mut next, Part::Coordinator, (CRASH, 0))?;
                 for peer in 0..self.cast.peers() {
                     self.cut(&mut next, peer, false, late);
@@ -79,13 +87,13 @@ impl System {
                 }
             }
             Act::Break(peer, up, down) => {
-                next.budget.breaks -= 1;
-                next.budget.lates -= u8::from(up || down);
+                next.budget.pay_break();
+                next.budget.pay_late(up || down);
                 self.cut(&mut next, peer, up, down);
             }
             Act::BreakStreams(process, worker, late) => {
-                next.budget.breaks -= 1;
-                next.budget.lates -= u8::from(late);
+                next.budget.pay_break();
+                next.budget.pay_late(late);
                 let streams: Vec<Stream> = self.member(state, process).streams().collect();
                 for stream in streams.into_iter().filter(|stream| stream.worker == worker) {
                     self.end_up(&mut next, stream, late);
@@ -105,7 +113,25 @@ impl System {
                 self.run(&mut next, Part::Worker(worker), input)?;
             }
         }
+        next.held.retain(|held| next.under_way.iter().any(|(link, _)| link == held));
         Ok(next)
+    }
+
+    /// The number of a new connection, larger than those that are known still. Under prompt delivery
+    /// those that nobody knows any more do not count, so that what is over leaves no trace.
+    fn next_conn(&mut self, next: &mut State, peer: u8) -> u8 {
+        let made = &mut next.made[usize::from(peer)];
+        if !self.cast.is_prompt {
+            *made += 1;
+            return *made;
+        }
+        let used = next.under_way.iter().filter_map(|(link, _)| match self.links.get(*link) {
+            Link::ToCoordinator { peer: of, conn }
+            | Link::FromCoordinator { peer: of, conn }
+            | Link::Again { peer: of, conn, .. } => (*of == peer).then_some(*conn),
+            _ => None,
+        });
+        used.max().unwrap_or(0) + 1
     }
 
     pub(super) fn part_of(&self, peer: u8) -> Part {
@@ -129,7 +155,7 @@ impl System {
             link => link,
         };
         if again {
-            next.budget.echoes -= 1;
+            next.budget.pay_echo();
             let echo = match link {
                 Link::ToCoordinator { peer, conn } => Link::Again { peer, conn, up: true },
                 Link::FromCoordinator { peer, conn } => Link::Again { peer, conn, up: false },
@@ -137,6 +163,9 @@ impl System {
             };
             let echo = self.link(echo);
             next.push(echo, message);
+            if self.cast.is_prompt {
+                next.hold(echo);
+            }
         }
         let name = self.link(said_on);
         let part = match said_on {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use ringway_coordinator::logic::rows::QueueRow;
-use ringway_proto::{Epoch, Offset};
+use ringway_proto::{Epoch, Lanes, Offset};
 
-use super::super::parts::queue as numbered;
 use super::super::parts::worker::{Kept, View};
+use super::super::parts::{Share, queue as numbered};
 use super::{Broken, State, System};
 
 impl System {
@@ -29,15 +29,14 @@ impl System {
     pub(super) fn check_queue(&mut self, state: &State, queue: u8) -> Result<(), Broken> {
         let id = numbered(queue);
         let primary = self.leader(state, queue);
-        let stored = self.coordinator(state).rights().find(|row| row.id.queue == id);
-        let stored = stored.map_or(Epoch(0), |row| row.epoch);
-        let past = self.ghost(state).queues.get(&queue).cloned().unwrap_or_default();
+        let log = self.ghost(state).queues.get(&queue).cloned().unwrap_or_default();
+        let shares: Vec<Share> = self.cast.shares(id, Lanes::ALL).collect();
         let views: Vec<View> = (0..self.cast.workers)
             .map(|worker| self.view(state, worker)[usize::from(queue)].clone())
             .collect();
         if let Some(primary) = primary {
             let view = &views[usize::from(primary)];
-            for (number, offset) in (0..).zip(&past.acked) {
+            for (number, offset) in (0..).zip(&log.acked) {
                 let is_it = |kept: &Kept| kept.offset == *offset && kept.number == number;
                 if !view.log.iter().any(is_it) {
                     return Err(format!(
@@ -47,14 +46,18 @@ impl System {
                     ));
                 }
             }
-            if !past.acked.is_empty() && !view.is_whole {
+            if !log.acked.is_empty() && !view.is_whole {
                 return Err(format!("I9: primary {primary} of queue {queue} has a part of it"));
             }
-            let acked = |at: &Offset| view.acked.iter().any(|(from, to)| from <= at && at < to);
-            if let Some(at) = past.confirmed.keys().find(|at| !acked(at)) {
-                return Err(format!(
-                    "I8: the ack of {at} of queue {queue} was confirmed and is lost"
-                ));
+            for (share, acked) in shares.iter().zip(&view.acked) {
+                let is_acked = |at: &Offset| acked.iter().any(|(from, to)| from <= at && at < to);
+                let past = self.ghost(state).shares.get(share);
+                let lost = past.and_then(|past| past.confirmed.keys().find(|at| !is_acked(at)));
+                if let Some(at) = lost {
+                    return Err(format!(
+                        "I8: the ack of {at} of {share} was confirmed and is lost"
+                    ));
+                }
             }
         }
         for view in &views {
@@ -62,14 +65,18 @@ impl System {
             if numbers.len() < view.log.len() {
                 return Err(format!("I6: queue {queue} has a message twice: {:?}", view.log));
             }
-            if view.open.and_then(|open| open.right).is_some_and(|epoch| epoch > stored) {
-                return Err(format!(
-                    "I5: a worker knows an epoch of {queue} that the store has not"
-                ));
+            for (share, known) in shares.iter().zip(&view.rights) {
+                let stored = self.coordinator(state).right(id, self.cast.lane(share.key));
+                let stored = stored.map_or(Epoch(0), |row| row.epoch);
+                if view.open.is_some() && known.is_some_and(|known| known > stored) {
+                    return Err(format!(
+                        "I5: a worker knows an epoch of {share} that the store has not"
+                    ));
+                }
             }
         }
         let logs = views.iter().flat_map(|view| &view.log);
-        let acked = |kept: &&Kept| past.acked.contains(&kept.offset);
+        let acked = |kept: &&Kept| log.acked.contains(&kept.offset);
         for one in logs.clone().filter(acked) {
             if let Some(other) = logs.clone().find(|kept| kept.offset == one.offset && *kept != one)
             {
@@ -94,15 +101,15 @@ impl System {
         let hands: Vec<_> = hands.collect();
         for (process, hold) in &hands {
             for (other, later) in &hands {
-                let same = process == other || hold.right != later.right;
-                if same || hold.epoch > later.epoch {
+                let share = self.cast.share_at(hold.right.queue, hold.offset);
+                let others = self.cast.share_at(later.right.queue, later.offset);
+                if process == other || share != others || hold.epoch > later.epoch {
                     continue;
                 }
-                let queue = hold.right.queue.index as u8;
-                let past = self.ghost(state).queues.get(&queue);
+                let past = self.ghost(state).shares.get(&share);
                 if !past.is_some_and(|past| past.was_forced(hold.epoch, later.epoch)) {
                     return Err(format!(
-                        "I5: processes {process} and {other} have messages of queue {queue} in \
+                        "I5: processes {process} and {other} have messages of {share} in \
                          hand, under {} and {}",
                         hold.epoch, later.epoch
                     ));
@@ -138,10 +145,15 @@ impl System {
             && (0..self.cast.queues).any(|queue| {
                 let Some(leader) = self.leader(state, queue) else { return true };
                 let acked = self.view(state, leader)[usize::from(queue)].acked.clone();
-                let is_acked = |at: &Offset| acked.iter().any(|(from, to)| from <= at && at < to);
-                self.ghost(state).queues.get(&queue).is_some_and(|past| {
-                    past.acked.iter().any(|at| !is_acked(at) || at.0 >= past.handed)
-                })
+                let ghost = self.ghost(state);
+                let is_unread = |at: &Offset| {
+                    let share = self.cast.share_at(numbered(queue), *at);
+                    let acked = &acked[usize::from(share.key)];
+                    let handed = ghost.shares.get(&share).map_or(0, |past| past.handed);
+                    !acked.iter().any(|(from, to)| from <= at && at < to)
+                        || at.0 / self.cast.keys.len() as u64 >= handed
+                };
+                ghost.queues.get(&queue).is_some_and(|log| log.acked.iter().any(is_unread))
             })
     }
 

@@ -5,6 +5,7 @@
 mod acts;
 mod apply;
 mod checks;
+mod prompt;
 mod steps;
 
 use ringway_proto::control::CopyFrom;
@@ -45,10 +46,51 @@ pub struct Budget {
     pub lates: u8,
     /// Control messages that come twice.
     pub echoes: u8,
+    /// Under prompt delivery: connections that break, links that are held and control messages
+    /// that come twice, all together.
+    pub disturbed: u8,
     /// Orders to empty a worker, and to take that back, in turns.
     pub drains: u8,
     /// Messages that are published to each queue.
     pub messages: u8,
+}
+
+impl Budget {
+    /// What of it has this name.
+    pub fn named(&mut self, name: &str) -> Option<&mut u8> {
+        Some(match name {
+            "starts" => &mut self.starts,
+            "leaves" => &mut self.leaves,
+            "kills" => &mut self.kills,
+            "lapses" => &mut self.lapses,
+            "overruns" => &mut self.overruns,
+            "hurries" => &mut self.hurries,
+            "worker_crashes" => &mut self.worker_crashes,
+            "coordinator_crashes" => &mut self.coordinator_crashes,
+            "breaks" => &mut self.breaks,
+            "lates" => &mut self.lates,
+            "echoes" => &mut self.echoes,
+            "disturbed" => &mut self.disturbed,
+            "drains" => &mut self.drains,
+            "messages" => &mut self.messages,
+            _ => return None,
+        })
+    }
+
+    /// That something comes late costs nothing where it was held before.
+    fn pay_late(&mut self, is_late: bool) {
+        self.lates = self.lates.saturating_sub(u8::from(is_late));
+    }
+
+    fn pay_break(&mut self) {
+        let kind = if self.breaks > 0 { &mut self.breaks } else { &mut self.disturbed };
+        *kind -= 1;
+    }
+
+    fn pay_echo(&mut self) {
+        let kind = if self.echoes > 0 { &mut self.echoes } else { &mut self.disturbed };
+        *kind -= 1;
+    }
 }
 
 /// A step of the system.
@@ -74,6 +116,10 @@ pub enum Act {
     StartCoordinator,
     /// Time passes.
     Wait(Wait),
+    /// What is under way on a link waits until it is released.
+    Hold(Link),
+    /// It goes on.
+    Release(Link),
     /// Time passes although something is under way; a peer is not heard meanwhile.
     Hurry(Wait, Option<u8>),
     /// A member's process starts.
@@ -110,6 +156,7 @@ impl Act {
             | Self::Retry(_)
             | Self::StartWorker(_)
             | Self::StartCoordinator
+            | Self::Release(_)
             | Self::Wait(_) => true,
             _ => false,
         }
@@ -131,6 +178,8 @@ pub struct State {
     budget: Budget,
     /// What is on the way: sorted by link, in order on each.
     under_way: Vec<(u32, u32)>,
+    /// The links on which it waits, sorted.
+    held: Vec<u32>,
 }
 
 impl State {
@@ -155,12 +204,14 @@ impl State {
             b.breaks,
             b.lates,
             b.echoes,
+            b.disturbed,
             b.drains,
             b.messages,
             self.draining,
         ];
         words.extend(self.conns.iter().chain(&self.made).chain(&few).map(|n| u32::from(*n)));
         words.extend(self.under_way.iter().flat_map(|(link, message)| [*link, *message]));
+        words.extend(&self.held);
         let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
         xxhash_rust::xxh3::xxh3_128(&bytes)
     }
@@ -172,6 +223,13 @@ impl State {
 
     fn clear(&mut self, link: u32) {
         self.under_way.retain(|(known, _)| *known != link);
+        self.held.retain(|known| *known != link);
+    }
+
+    fn hold(&mut self, link: u32) {
+        if let Err(at) = self.held.binary_search(&link) {
+            self.held.insert(at, link);
+        }
     }
 }
 
@@ -263,6 +321,7 @@ impl System {
             draining: 0,
             budget,
             under_way: Vec::new(),
+            held: Vec::new(),
         }
     }
 

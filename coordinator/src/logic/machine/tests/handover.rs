@@ -135,6 +135,21 @@ fn an_older_process_gets_no_seat() {
     assert_eq!(shares(&world), [16]);
 }
 
+/// Found by the exhaustive model: a member that was reached by its new connection was taken for
+/// gone, and held a seat without rights for ever.
+#[test]
+fn a_join_that_comes_late_on_a_broken_connection_takes_no_seat_away() {
+    let mut world = one_member();
+    let conn = world.members[&member_id("a")].conn.unwrap();
+    let key = (SubscriptionId(0), member_id("a"));
+    let message = FromClient::Join(World::join_message("a", 1));
+    world.input(Input::FromClient { conn: conn + 100, message: message.clone() });
+    assert_eq!(world.machine.member_sessions.conn(&key), Some(conn + 100));
+    world.input(Input::FromClient { conn, message });
+    world.input(Input::Disconnected { conn });
+    assert_eq!(world.machine.member_sessions.conn(&key), Some(conn + 100));
+}
+
 /// SCHEDULES 1d: only `Drained` under the current epoch by its holder hands a right over.
 #[test]
 fn drained_of_another_epoch_or_member_hands_nothing_over() {

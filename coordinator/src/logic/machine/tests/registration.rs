@@ -37,9 +37,8 @@ fn sealed() -> (World, QueueId) {
     (world, id)
 }
 
-/// What `worker` would answer to a registration with these queues.
-fn registers(world: &mut World, worker: &str, journal: u128, queues: Vec<HeldQueue>) -> ToWorker {
-    let message = FromWorker::Register(Register {
+fn registration(worker: &str, journal: u128, queues: Vec<HeldQueue>) -> FromWorker {
+    FromWorker::Register(Register {
         worker: worker_id(worker),
         incarnation: Incarnation(99),
         journal: Uuid(journal),
@@ -49,7 +48,12 @@ fn registers(world: &mut World, worker: &str, journal: u128, queues: Vec<HeldQue
         zone: None,
         queues,
         copies: Vec::new(),
-    });
+    })
+}
+
+/// What a registration with these queues is answered with.
+fn registers(world: &mut World, worker: &str, journal: u128, queues: Vec<HeldQueue>) -> ToWorker {
+    let message = registration(worker, journal, queues);
     world.input(Input::FromWorker { conn: 99, message });
     let answer =
         world.log.iter().rev().find_map(|action| match action {
@@ -242,6 +246,19 @@ fn an_empty_disk_under_an_old_id_opens_its_empty_queues_under_new_epochs() {
         (16, 16),
         "cursors and epochs are back"
     );
+}
+
+#[test]
+fn a_registration_that_comes_late_on_a_broken_connection_takes_no_worker_away() {
+    let mut world = World::with_workers(&["w1"]);
+    let worker = &world.workers[&worker_id("w1")];
+    let held = worker.queues.values().cloned().collect();
+    let message = registration("w1", worker.journal, held);
+    for conn in [99, 98] {
+        world.input(Input::FromWorker { conn, message: message.clone() });
+    }
+    world.input(Input::Disconnected { conn: 98 });
+    assert_eq!(world.machine.worker_sessions.conn(&worker_id("w1")), Some(99));
 }
 
 #[test]
