@@ -126,10 +126,12 @@ impl Driver {
             changed |= first.is_some() || !self.inbox.is_empty();
             self.take(&mut running, first, &mut effects);
             self.wake(&running, &mut effects);
-            changed |= effects != Effects::default();
-            if let Err(e) = self.step(&mut running, effects, began).await {
-                self.fail(&e);
-                return;
+            match self.step(&mut running, effects, began).await {
+                Ok(acted) => changed |= acted,
+                Err(e) => {
+                    self.fail(&e);
+                    return;
+                }
             }
             if changed && show_at <= Instant::now() {
                 let began = Instant::now();
@@ -205,14 +207,15 @@ impl Driver {
         Input::Heard { conn: push.peer().id(), at: Time(heard.as_millis() as u64) }
     }
 
-    /// Ends a step: stores, then acts.
+    /// Ends a step: stores, then acts. Returns whether there was anything to do.
     async fn step(
         &mut self,
         running: &mut Running,
         mut effects: Effects,
         began: Instant,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.machine.finish(self.now(), &mut effects);
+        let acted = effects != Effects::default();
         let took = began.elapsed();
         if !effects.changes.is_empty() {
             self.commit(effects.changes).await?;
@@ -227,7 +230,7 @@ impl Driver {
         for action in effects.actions {
             act(running, action);
         }
-        Ok(())
+        Ok(acted)
     }
 
     /// Commits off the runtime's threads, since it waits for the disk.

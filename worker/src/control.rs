@@ -15,7 +15,7 @@ use ringway_proto::{Code, QueueId, Refusal, WorkerId, codec};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::logic::host::Step;
+use crate::logic::step::Step;
 use crate::metrics::Metrics;
 use crate::shard::{Input, Shards};
 use crate::worker::fail;
@@ -198,30 +198,10 @@ impl Control {
                 self.route(routing, standing).await;
                 return Ok(());
             }
-            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
-                (queue, Step::Seal { epoch, attempt, only_if_empty })
-            }
-            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
-            ToWorker::DropCopy { queue, uuid, attempt } => {
-                (queue, Step::DropCopy { uuid, attempt })
-            }
-            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
-            ToWorker::Tombstone { queue, uuid, epoch } => (queue, Step::Tombstone { uuid, epoch }),
-            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
-            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
-            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
-            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
-            ToWorker::SealSlots { queue, epoch, moved } => {
-                (queue, Step::SealSlots { epoch, moved })
-            }
-            ToWorker::AwaitFence { subscription, fence, at } => {
-                (fence.queue, Step::AwaitFence { subscription, fence, at })
-            }
-            ToWorker::FencesPassed { queue, subscription, passed } => {
-                (queue, Step::FencesPassed { subscription, passed })
-            }
+            order => match Step::of(order) {
+                Some(step) => step,
+                None => return Ok(()),
+            },
         };
         let step = Input::Step { queue, step: Box::new(step) };
         // A shard that is gone has said why, or the worker is leaving anyway.

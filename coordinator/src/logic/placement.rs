@@ -182,7 +182,9 @@ impl Queue {
     /// How far the copy is, as its worker says.
     pub fn note_copied(&mut self, said: Copied) {
         let before = self.copy.unwrap_or_default();
-        if said.copied > before.copied && self.copying_since.is_some() {
+        // One that is close grows no more than its original, and has not stood still.
+        let grew = said.copied > before.copied || said.is_close();
+        if grew && self.copying_since.is_some() {
             self.copying_since = Some(said.at);
         }
         let first = before.first.filter(|(bytes, _)| *bytes <= said.copied_bytes);
@@ -555,6 +557,26 @@ mod tests {
             };
             assert_eq!(copied.is_close(), close, "{messages} messages, {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn a_copy_that_was_close_has_not_stood_still_when_its_original_grows() {
+        let mut queue = queue();
+        moving("w2", &mut queue);
+        queue.set_step(Time(0), MoveStep::Copying);
+        let said = |at, end| Copied {
+            copied: Offset(5),
+            end: Offset(end),
+            total_bytes: end << 20,
+            at: Time(at),
+            ..Copied::default()
+        };
+        queue.note_copied(said(100, 500));
+        assert_eq!(queue.stalled_since(), Some(Time(100)));
+        queue.note_copied(Copied { total_bytes: 0, ..said(70_000, 5) });
+        assert_eq!(queue.stalled_since(), None, "it waits for its turn");
+        queue.note_copied(said(70_100, 500));
+        assert_eq!(queue.stalled_since(), Some(Time(70_000)));
     }
 
     #[test]

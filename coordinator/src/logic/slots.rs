@@ -61,11 +61,11 @@ impl SlotMoves {
         Some(PassedRow { subscription, passed })
     }
 
-    /// Wishes for a move behind all others.
+    /// Whether a further move may be wished for.
     ///
     /// # Errors
     /// [`Code::TooLarge`] when there are too many.
-    pub fn wish(&mut self, number: MoveNumber, change: SlotChange) -> Result<(), Refusal> {
+    pub fn check_room(&self) -> Result<(), Refusal> {
         if self.rows.len() >= MAX_SLOT_MOVES {
             return Err(Refusal::new(
                 Code::TooLarge,
@@ -73,6 +73,15 @@ impl SlotMoves {
             )
             .hint("bind wider filters, and let groups grow in larger steps"));
         }
+        Ok(())
+    }
+
+    /// Wishes for a move behind all others.
+    ///
+    /// # Errors
+    /// As [`Self::check_room`].
+    pub fn wish(&mut self, number: MoveNumber, change: SlotChange) -> Result<(), Refusal> {
+        self.check_room()?;
         let (moved, sealed, published) = (None, BTreeSet::new(), false);
         self.rows.insert(number, SlotMoveRow { number, change, moved, sealed, published });
         Ok(())

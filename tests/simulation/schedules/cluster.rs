@@ -13,7 +13,7 @@ use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::{FromClient, FromWorker, OpenRight, RightOpened, ToClient, ToWorker};
 use ringway_proto::data::{AckConfirmed, Append, AppendAnswer, Deliver, Window};
 use ringway_proto::routing::Routing;
-use ringway_proto::{Code, Epoch, Holder, Incarnation, QueueId, RightId, Time};
+use ringway_proto::{Code, Epoch, Filter, GroupName, Holder, Incarnation, QueueId, RightId, Time};
 use ringway_tests::sim::history::{Entry, History, What};
 use ringway_worker::logic::StreamId;
 use ringway_worker::logic::delivery::Frame;
@@ -248,6 +248,18 @@ impl Cluster {
         self.members.contains_key(name)
             || self.producers.contains_key(name)
             || self.workers.get(name).is_some_and(|w| w.is_up())
+    }
+
+    /// A group `g` of one queue, for these classes.
+    pub fn make_group(&mut self, filter: &str) {
+        let name = GroupName::new("g").unwrap();
+        self.administer(AdminRequest::GroupCreate {
+            name: name.clone(),
+            queues: 1,
+            ring_weight: None,
+            max_body_bytes: None,
+        });
+        self.administer(AdminRequest::Bind { filter: Filter::new(filter).unwrap(), group: name });
     }
 
     pub fn administer(&mut self, request: AdminRequest) {

@@ -5,7 +5,7 @@ use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::ToWorker;
 use ringway_proto::hash::slot_of;
 use ringway_proto::routing::even_slots;
-use ringway_proto::{Filter, GroupName, QueueId};
+use ringway_proto::{GroupName, QueueId};
 
 use super::cluster::{C, Cluster, Mail, Name};
 use super::producers::Size::{Half, Small, Whole};
@@ -19,14 +19,7 @@ fn begin(c: &mut Cluster, workers: &[Name]) {
         c.start(worker);
     }
     c.pass(WHILE);
-    let name = GroupName::new("g").unwrap();
-    c.administer(AdminRequest::GroupCreate {
-        name: name.clone(),
-        queues: 1,
-        ring_weight: None,
-        max_body_bytes: None,
-    });
-    c.administer(AdminRequest::Bind { filter: Filter::new("g.>").unwrap(), group: name });
+    c.make_group("g.>");
     c.pass(WHILE);
     c.join("a", "a", 1);
     c.produce("p");

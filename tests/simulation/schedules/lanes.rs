@@ -1,11 +1,10 @@
 //! Splits and merges of a right: section 5. The group `g` has one queue and takes the classes
 //! `a.>`, which the members read; so the second member gets half of its lanes.
 
-use ringway_proto::admin::AdminRequest;
 use ringway_proto::control::ToWorker;
 use ringway_proto::hash::lane_of_message;
 use ringway_proto::limits::SLOTS;
-use ringway_proto::{Filter, GroupName, Lanes, Offset, QueueId};
+use ringway_proto::{Lanes, Offset, QueueId};
 
 use super::cluster::{C, Cluster, Mail};
 use super::{Repair, played};
@@ -39,14 +38,7 @@ fn breaks(broken: &[String], promise: &str) -> bool {
 fn begin(c: &mut Cluster) -> QueueId {
     c.start("w1");
     c.pass(WHILE);
-    let name = GroupName::new("g").unwrap();
-    c.administer(AdminRequest::GroupCreate {
-        name: name.clone(),
-        queues: 1,
-        ring_weight: None,
-        max_body_bytes: None,
-    });
-    c.administer(AdminRequest::Bind { filter: Filter::new("a.>").unwrap(), group: name });
+    c.make_group("a.>");
     c.pass(WHILE);
     c.join_to("a", "a.>");
     c.pass(WHILE);

@@ -15,8 +15,9 @@ use ringway_proto::{
 };
 use ringway_tests::sim::history::What;
 use ringway_worker::logic::delivery::Frame;
-use ringway_worker::logic::host::{Host, Step};
+use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::{Append, StoredBatch};
+use ringway_worker::logic::step::Step;
 use ringway_worker::logic::{Action, Rules, Selection, StreamId, Token};
 use ringway_worker::records::ControlRecord;
 
@@ -251,9 +252,12 @@ impl Cluster {
 
     /// An order of the coordinator.
     pub fn order(&mut self, name: Name, order: ToWorker) {
-        let Some(host) = self.worker(name).host.as_mut() else { return };
-        let (queue, step) = match order {
-            ToWorker::Registered | ToWorker::Superseded => return,
+        if self.worker(name).host.is_none() {
+            return;
+        }
+        let any_epoch = self.is_out(Repair::TombstonesHaveAnEpoch);
+        let drains = self.is_out(Repair::OnlyMembersDrain);
+        let order = match order {
             ToWorker::RegisterRefused(refusal) => panic!("{name}: {refusal}"),
             ToWorker::Routing(mut routing) => {
                 if self.is_out(Repair::FencesAreAChain) {
@@ -273,47 +277,29 @@ impl Cluster {
                 worker.host().set_routing(router, ours, &mut out);
                 return self.carry(name, out);
             }
-            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
-                (queue, Step::Seal { epoch, attempt, only_if_empty })
-            }
-            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
-            ToWorker::DropCopy { queue, uuid, attempt } => {
-                (queue, Step::DropCopy { uuid, attempt })
-            }
-            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
-                let above = host.queue(queue).map(|hosted| hosted.queue.epoch().next());
-                let above = above.filter(|_| self.is_out(Repair::TombstonesHaveAnEpoch));
-                (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
+                let held = self.worker(name).host().queue(queue);
+                let above = held.map(|hosted| hosted.queue.epoch().next()).filter(|_| any_epoch);
+                ToWorker::Tombstone { queue, uuid, epoch: epoch.max(above.unwrap_or(epoch)) }
             }
-            ToWorker::StartSubscription { queue, setup } => {
-                if self.is_out(Repair::FencesBindLaterSubscriptions) {
-                    self.pass_every_fence(name, queue, setup.id);
-                }
-                (queue, Step::Start(setup))
-            }
-            ToWorker::SealSlots { queue, epoch, moved } => {
-                (queue, Step::SealSlots { epoch, moved })
-            }
-            ToWorker::AwaitFence { subscription, fence, at } => {
-                (fence.queue, Step::AwaitFence { subscription, fence, at })
-            }
-            ToWorker::FencesPassed { queue, subscription, passed } => {
-                (queue, Step::FencesPassed { subscription, passed })
-            }
-            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
-            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
-            ToWorker::Revoke { right, epoch } => {
-                let known = host.right(&right).filter(|r| r.epoch() == epoch && r.in_flight() == 0);
-                let holder = known.and_then(|right| right.holder().cloned());
-                if let Some(holder) = holder.filter(|_| self.is_out(Repair::OnlyMembersDrain)) {
-                    self.drain_for(right, epoch, &holder);
-                }
-                (right.queue, Step::Revoke { right, epoch })
-            }
+            order => order,
         };
+        match &order {
+            ToWorker::StartSubscription { queue, setup }
+                if self.is_out(Repair::FencesBindLaterSubscriptions) =>
+            {
+                self.pass_every_fence(name, *queue, setup.id);
+            }
+            ToWorker::Revoke { right, epoch } if drains => {
+                let known = self.worker(name).host().right(right);
+                let known = known.filter(|r| r.epoch() == *epoch && r.in_flight() == 0);
+                if let Some(holder) = known.and_then(|right| right.holder().cloned()) {
+                    self.drain_for(*right, *epoch, &holder);
+                }
+            }
+            _ => {}
+        }
+        let Some((queue, step)) = Step::of(order) else { return };
         let (now, mut out) = (self.now, Vec::new());
         self.worker(name).host().step(now, queue, step, &mut out);
         self.carry(name, out);

@@ -1,11 +1,11 @@
 //! Slots that move between queues, as far as the workers decide: SCHEDULES section 3.
 
 use ringway_proto::batch::BatchBuilder;
-use ringway_proto::control::{Order, Start};
+use ringway_proto::control::{Order, SplitRight, Start, SubscriptionSetup};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::hash::{lane_of, slot_of};
 use ringway_proto::message::Message;
-use ringway_proto::routing::moves::{MovedSlots, QueueEnd};
+use ringway_proto::routing::moves::{Fence, MovedSlots, QueueEnd, SlotMove};
 use ringway_proto::routing::{Routing, SlotRange};
 use ringway_proto::{
     Class, Filter, GroupId, Holder, Incarnation, Lanes, MemberId, MoveNumber, OpenNumber, Sequence,

@@ -9,12 +9,8 @@ use std::sync::Arc;
 
 use ringway_proto::admin::QueueLag;
 use ringway_proto::batch::Batch;
-use ringway_proto::control::{
-    CopyQueue, FromWorker, HeldQueue, MergeRights, OpenQueue, OpenRight, Order, RightEpoch,
-    SplitRight, SubscriptionSetup,
-};
+use ringway_proto::control::{FromWorker, HeldQueue, OpenQueue, OpenRight, Order, RightEpoch};
 use ringway_proto::routing::Router;
-use ringway_proto::routing::moves::{Fence, SlotMove};
 use ringway_proto::{
     Attempt, Code, Epoch, Offset, QueueId, Refusal, RightId, RoutingVersion, SubscriptionId, Time,
     Uuid, WallTime,
@@ -25,83 +21,9 @@ use super::delivery::{Frame, Right, Tally};
 use super::hosted::{HeldOpen, Hosted};
 use super::queue::{Append, Queue, StoredBatch, stale};
 use super::slots::{Routes, Table};
+use super::step::Step;
 use super::{Action, LateOrder, Rules, Selection, StreamId};
 use crate::records::ControlRecord;
-
-/// A step that the coordinator drives, for one queue.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Be its primary.
-    Open(OpenQueue),
-    /// Accept nothing any more.
-    Seal {
-        /// The epoch that it is open under.
-        epoch: Epoch,
-        /// The attempt to move it.
-        attempt: Attempt,
-        /// Decline if it ever took a message.
-        only_if_empty: bool,
-    },
-    /// Copy it from its primary.
-    Copy(CopyQueue),
-    /// Remove what was copied for this attempt or an older one.
-    DropCopy {
-        /// The log.
-        uuid: Uuid,
-        /// The newest attempt that was given up.
-        attempt: Attempt,
-    },
-    /// Accept again.
-    Unseal {
-        /// The newest attempt that was given up.
-        attempt: Attempt,
-    },
-    /// Remove the copy if its epoch is lower.
-    Tombstone {
-        /// The log.
-        uuid: Uuid,
-        /// The epoch of the tombstone.
-        epoch: Epoch,
-    },
-    /// Give a subscription a cursor.
-    Start(SubscriptionSetup),
-    /// Raise a right.
-    Raise(RightEpoch),
-    /// Send nothing more under this epoch of a right.
-    Revoke {
-        /// The right.
-        right: RightId,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// Split a right.
-    Split(SplitRight),
-    /// Merge rights.
-    Merge(MergeRights),
-    /// Take nothing more of what a move takes from the queue or gives it.
-    SealSlots {
-        /// The epoch that it is open under.
-        epoch: Epoch,
-        /// The move.
-        moved: SlotMove,
-    },
-    /// Say when a subscription is past a fence.
-    AwaitFence {
-        /// The subscription.
-        subscription: SubscriptionId,
-        /// The fence.
-        fence: Fence,
-        /// The end of the move at the queue.
-        at: Offset,
-    },
-    /// A subscription has passed fences.
-    FencesPassed {
-        /// The subscription.
-        subscription: SubscriptionId,
-        /// All that it has passed.
-        passed: Vec<Fence>,
-    },
-}
 
 /// How a subscription stands at a queue, for those who look.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use ringway_proto::batch::BatchBuilder;
-use ringway_proto::control::{CopySealed, GrantedRight, Order, Start};
+use ringway_proto::control::{
+    CopyQueue, CopySealed, GrantedRight, MergeRights, Order, SplitRight, Start, SubscriptionSetup,
+};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::message::Message;
 use ringway_proto::routing::Routing;

@@ -30,6 +30,7 @@ pub mod queue;
 pub mod ranges;
 pub mod rounds;
 pub mod slots;
+pub mod step;
 
 /// Names an append that waits for its answer; the driver knows whose it is.
 pub type Token = u64;

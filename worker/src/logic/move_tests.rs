@@ -1,7 +1,7 @@
 //! Moving a queue with its messages, as far as its workers decide: SCHEDULES section 2 with H > 0.
 //! Two hosts are played against each other; what the one sends is handed to the other.
 
-use ringway_proto::control::{CopyFrom, CopyState, Order, Start};
+use ringway_proto::control::{CopyFrom, CopyQueue, CopyState, Order, Start, SubscriptionSetup};
 use ringway_proto::data::{OffsetRange, Ranges, Window};
 use ringway_proto::limits::MAX_RANGES;
 use ringway_proto::message::Message;

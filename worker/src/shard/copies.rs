@@ -17,9 +17,9 @@ use super::{Shard, answer};
 use crate::copy::target::{Fetch, Fetcher};
 use crate::journal::{IndexEntry, Location, Record, RecordKind};
 use crate::logic::Action;
-use crate::logic::host::Step;
 use crate::logic::hosted::CopyNext;
 use crate::logic::queue::StoredBatch;
+use crate::logic::step::Step;
 
 /// What a copy elsewhere takes at once, in batches: small ones, read with one hop to the disk.
 const PIECE_BATCHES: usize = 1024;

@@ -90,6 +90,9 @@ impl Machine {
     ) -> Result<AdminResponse, Refusal> {
         if !self.catalog.groups().any(|group| group.name == wish.name) {
             self.check_routing_with(|routing| routing.groups.push(largest_route(&wish)))?;
+            if wish.ring_weight.is_some() {
+                self.slot_moves.check_room()?;
+            }
         }
         let (id, created) = self.create_group(wish)?;
         if created {
@@ -121,6 +124,7 @@ impl Machine {
             .hint(format!("`ringway group describe {name}` shows how far it is")));
         }
         if queues > has {
+            self.slot_moves.check_room()?;
             let more = largest_queues(queues.saturating_sub(has));
             self.check_routing_with(|routing| {
                 let group = routing.groups.iter_mut().find(|group| group.id == id);

@@ -9,7 +9,7 @@ use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker
 use ringway_proto::routing::moves::{Fence, QueueEnd};
 use ringway_proto::routing::{Router, Routing};
 use ringway_proto::{Incarnation, Offset, QueueId, WorkerId, codec};
-use ringway_worker::logic::host::Step;
+use ringway_worker::logic::step::Step;
 
 use super::super::bugs::Bug;
 use super::super::ctx::{COORDINATOR, Ctx, Timer};
@@ -132,7 +132,7 @@ impl Worker {
             return;
         };
         let order: ToWorker = codec::decode(&payload).unwrap_or_else(|e| panic!("an order: {e}"));
-        let (queue, step) = match order {
+        let order = match order {
             ToWorker::Registered => return,
             ToWorker::RegisterRefused(refusal) => {
                 let who = format!("worker {}", self.id);
@@ -163,39 +163,10 @@ impl Worker {
                 self.turn(ctx);
                 return;
             }
-            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
-                ctx.note(What::Sealed(queue));
-                (queue, Step::Seal { epoch, attempt, only_if_empty })
-            }
-            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
-            ToWorker::DropCopy { queue, uuid, attempt } => {
-                (queue, Step::DropCopy { uuid, attempt })
-            }
-            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
             ToWorker::Tombstone { queue, uuid, epoch } => {
                 let above = live.host.queue(queue).map(|hosted| hosted.queue.epoch().next());
                 let above = above.filter(|_| ctx.bug == Some(Bug::TombstoneOfAnyEpoch));
-                (queue, Step::Tombstone { uuid, epoch: epoch.max(above.unwrap_or(epoch)) })
-            }
-            ToWorker::StartSubscription { queue, setup } => {
-                if ctx.bug == Some(Bug::LateWithoutFences) {
-                    let (subscription, passed) = (setup.id, live.fences.clone());
-                    let step = Step::FencesPassed { subscription, passed };
-                    live.host.step(ctx.local(self.pid), queue, step, &mut Vec::new());
-                }
-                (queue, Step::Start(setup))
-            }
-            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
-            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
-            ToWorker::Revoke { right, epoch } => {
-                ctx.note(What::Revoked { right, epoch });
-                if ctx.bug == Some(Bug::RebalanceStops) {
-                    live.stops_until = ctx.clock.now() + 200;
-                    ctx.timer(self.pid, live.stops_until, Timer::Wake);
-                }
-                (right.queue, Step::Revoke { right, epoch })
+                ToWorker::Tombstone { queue, uuid, epoch: epoch.max(above.unwrap_or(epoch)) }
             }
             ToWorker::SealSlots { queue, epoch, moved }
                 if ctx.bug == Some(Bug::TableBeforeSeal) =>
@@ -205,16 +176,27 @@ impl Worker {
                 self.tell(ctx, FromWorker::SlotsSealed { queue, epoch, number, at });
                 return;
             }
-            ToWorker::SealSlots { queue, epoch, moved } => {
-                (queue, Step::SealSlots { epoch, moved })
-            }
-            ToWorker::AwaitFence { subscription, fence, at } => {
-                (fence.queue, Step::AwaitFence { subscription, fence, at })
-            }
-            ToWorker::FencesPassed { queue, subscription, passed } => {
-                (queue, Step::FencesPassed { subscription, passed })
-            }
+            order => order,
         };
+        match &order {
+            ToWorker::SealQueue { queue, .. } => ctx.note(What::Sealed(*queue)),
+            ToWorker::StartSubscription { queue, setup }
+                if ctx.bug == Some(Bug::LateWithoutFences) =>
+            {
+                let (subscription, passed) = (setup.id, live.fences.clone());
+                let step = Step::FencesPassed { subscription, passed };
+                live.host.step(ctx.local(self.pid), *queue, step, &mut Vec::new());
+            }
+            ToWorker::Revoke { right, epoch } => {
+                ctx.note(What::Revoked { right: *right, epoch: *epoch });
+                if ctx.bug == Some(Bug::RebalanceStops) {
+                    live.stops_until = ctx.clock.now() + 200;
+                    ctx.timer(self.pid, live.stops_until, Timer::Wake);
+                }
+            }
+            _ => {}
+        }
+        let Some((queue, step)) = Step::of(order) else { return };
         let mut out = Vec::new();
         live.host.step(ctx.local(self.pid), queue, step, &mut out);
         self.act(ctx, out);

@@ -8,6 +8,8 @@ use ringway_proto::*;
 
 use super::world::*;
 use crate::logic::machine::*;
+use crate::logic::rows::SlotChange;
+use crate::logic::slots;
 
 fn default(index: u32) -> QueueId {
     QueueId::new(GroupId(0), index)
@@ -65,6 +67,26 @@ fn the_table_is_published_only_when_every_queue_that_gives_or_gets_is_sealed() {
     world.restart_coordinator();
     world.calm();
     assert_eq!(world.machine.build_routing().moves, before.moves);
+}
+
+#[test]
+fn what_cannot_move_any_more_is_refused_and_changes_nothing() {
+    let mut world = World::with_workers(&["w1"]);
+    world.calm();
+    for number in 1000..1000 + slots::MAX_SLOT_MOVES as u64 {
+        let change = SlotChange::Grow { group: GroupId(7) };
+        world.machine.slot_moves.wish(MoveNumber(number), change).unwrap();
+    }
+    let before: Vec<_> = world.machine.catalog.groups().cloned().collect();
+    assert_eq!(grow(&mut world, 20).unwrap_err().code, Code::TooLarge);
+    let create = AdminRequest::GroupCreate {
+        name: GroupName::new("ring").unwrap(),
+        queues: 2,
+        ring_weight: Some(100),
+        max_body_bytes: None,
+    };
+    assert_eq!(world.ask(create).unwrap_err().code, Code::TooLarge);
+    assert_eq!(world.machine.catalog.groups().cloned().collect::<Vec<_>>(), before);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use ringway_proto::QueueId;
 use ringway_proto::control::{CopyFrom, CopySealed, CopyState};
 use ringway_worker::logic::Action;
-use ringway_worker::logic::host::Step;
 use ringway_worker::logic::hosted::CopyNext;
 use ringway_worker::logic::queue::StoredBatch;
+use ringway_worker::logic::step::Step;
 
 use super::super::super::bugs::Bug;
 use super::super::Cast;

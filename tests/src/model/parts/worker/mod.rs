@@ -15,8 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringway_proto::control::{FromWorker, HeldCopy, HeldQueue, Register, ToWorker};
 use ringway_proto::{Epoch, Incarnation, Offset, QueueId, Refusal, RightId, Time, Uuid, WallTime};
-use ringway_worker::logic::host::{Host, Step};
+use ringway_worker::logic::host::Host;
 use ringway_worker::logic::queue::StoredBatch;
+use ringway_worker::logic::step::Step;
 use ringway_worker::logic::{Action, Rules, Token};
 use ringway_worker::records::ControlRecord;
 
@@ -306,35 +307,17 @@ impl Worker {
 
     fn ordered(&mut self, cast: &Cast, order: &ToWorker, actions: &mut Vec<Action>) {
         let Some(live) = &mut self.live else { return };
-        let (id, step) = match order.clone() {
-            ToWorker::OpenQueue(open) => (open.queue, Step::Open(open)),
-            ToWorker::SealQueue { queue, epoch, attempt, only_if_empty } => {
-                (queue, Step::Seal { epoch, attempt, only_if_empty })
-            }
-            ToWorker::CopyQueue(copy) => (copy.queue, Step::Copy(copy)),
-            ToWorker::DropCopy { queue, uuid, attempt } => {
-                (queue, Step::DropCopy { uuid, attempt })
-            }
-            ToWorker::Unseal { queue, attempt } => (queue, Step::Unseal { attempt }),
+        let order = match order.clone() {
             ToWorker::Tombstone { queue, uuid, epoch } => {
                 let any = cast.bug == Some(Bug::TombstoneOfAnyEpoch);
                 let above = if any { copy_of(&live.host, queue).next() } else { epoch };
-                (queue, Step::Tombstone { uuid, epoch: epoch.max(above) })
+                ToWorker::Tombstone { queue, uuid, epoch: epoch.max(above) }
             }
-            ToWorker::StartSubscription { queue, setup } => (queue, Step::Start(setup)),
-            ToWorker::Raise(to) => (to.right.queue, Step::Raise(to)),
-            ToWorker::Revoke { right, epoch } => (right.queue, Step::Revoke { right, epoch }),
-            ToWorker::Split(order) => (order.right.queue, Step::Split(order)),
-            ToWorker::Merge(order) => (order.into.right.queue, Step::Merge(order)),
             ToWorker::RegisterRefused(refusal) => panic!("a registration is refused: {refusal}"),
             ToWorker::Superseded => panic!("a worker's only process is superseded"),
-            // No group grows here and no class moves.
-            ToWorker::SealSlots { .. }
-            | ToWorker::AwaitFence { .. }
-            | ToWorker::FencesPassed { .. }
-            | ToWorker::Registered
-            | ToWorker::Routing(_) => return,
+            order => order,
         };
+        let Some((id, step)) = Step::of(order) else { return };
         live.host.step(NOW, id, step, actions);
     }
 }
