@@ -33,6 +33,12 @@ impl Cursor {
         self.above.iter().map(|(&first, &end)| OffsetRange { first, end })
     }
 
+    /// How many ranges there are above the floor.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.above.len()
+    }
+
     /// The offset behind the last message that is done.
     #[must_use]
     pub fn end(&self) -> Offset {

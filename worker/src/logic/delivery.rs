@@ -242,6 +242,15 @@ impl Right {
         self.flight.count() + self.fenced.len()
     }
 
+    /// Whether an unread message may be looked at. While lanes are given up what is of them stays
+    /// behind unread, so that what is done falls into pieces: they are bounded too, but what lies
+    /// between them may be read.
+    fn has_room(&self, at: Offset, rules: &Rules) -> bool {
+        let is_between = at < self.cursor.end();
+        self.open_messages() < rules.max_unsettled
+            && (is_between || self.cursor.pieces() <= rules.max_unsettled)
+    }
+
     /// The next moment at which [`Right::wake`] has something to do.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Time> {
@@ -406,7 +415,7 @@ impl Right {
             )));
         }
         let (asked, has) = (request.right.lanes, self.id.lanes);
-        if asked.start != has.start || !has.covers(asked) {
+        if asked.start != has.start || asked.end <= asked.start || !has.covers(asked) {
             return Err(Refusal::new(
                 Code::NotYet,
                 format!(
@@ -543,8 +552,11 @@ impl Right {
         for range in OffsetRange::collect(named.into_iter().map(|(at, _)| at)) {
             self.held.acks.insert(range);
         }
-        let confirmed = AckConfirmed { open: acks.open, number: acks.number };
-        self.held.confirm = Some((stream, confirmed));
+        // As for acks that are applied at once: an older stream displaces nothing.
+        if self.held.confirm.is_none() || self.stream.is_some_and(|s| s.id == stream) {
+            let confirmed = AckConfirmed { open: acks.open, number: acks.number };
+            self.held.confirm = Some((stream, confirmed));
+        }
         Tally::default()
     }
 
@@ -642,7 +654,7 @@ impl Right {
         let stream = self.stream.filter(|_| !self.revoked)?;
         let again = self.flight.next_ready(Offset(0));
         let read = self.cursor.next_open(self.read);
-        let unread = (read < end && self.open_messages() < rules.max_unsettled).then_some(read);
+        let unread = (read < end && self.has_room(read, rules)).then_some(read);
         let next = match (again, unread) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
@@ -687,7 +699,7 @@ impl Right {
             let sendable = handed.map(|handed| (handed, lane_of_message(batch.key(index), at)));
             if let Some((handed, lane)) = sendable.filter(|(_, lane)| self.may_send(at, *lane)) {
                 // Before the fences are asked: what cannot be kept has not been seen waiting.
-                if known.is_none() && self.open_messages() >= rules.max_unsettled {
+                if known.is_none() && !self.has_room(at, rules) {
                     break;
                 }
                 if known.is_none() && self.is_fenced(gate, at, batch, index) {
@@ -767,14 +779,16 @@ impl Right {
     }
 }
 
-/// The lanes of what an open lists, if it says them.
+/// The lanes of what an open lists, if it says them. One that is not of the right is not believed:
+/// nobody could be sent what is of it.
 fn listed_lanes(request: &OpenRight) -> BTreeMap<Offset, u16> {
     let held = request.held.iter().map(|r| r.end.0 - r.first.0).sum::<u64>();
     if held != request.held_lanes.len() as u64 {
         return BTreeMap::new();
     }
     let offsets = request.held.iter().copied().flat_map(OffsetRange::offsets);
-    offsets.zip(request.held_lanes.iter().copied()).collect()
+    let listed = offsets.zip(request.held_lanes.iter().copied());
+    listed.filter(|(_, lane)| request.right.lanes.contains(*lane)).collect()
 }
 
 /// What a member asks for, as far as one member may have it.

@@ -303,6 +303,71 @@ fn a_late_ack_of_an_older_open_displaces_no_confirmation() {
 }
 
 #[test]
+fn a_late_ack_of_an_older_open_displaces_no_confirmation_that_a_seal_holds_up() {
+    let mut bench = Bench::new(4, &[]);
+    bench.open(&Bench::request(1, "a", 1, 10)).unwrap();
+    bench.sent();
+    let again = OpenRight { held: ranges(&[(0, 4)]), ..Bench::request(1, "a", 2, 10) };
+    bench.open(&again).unwrap();
+    let ack = |number, at| Ranges { open: OpenNumber(2), number, ranges: ranges(&[(at, at + 1)]) };
+    bench.right.hold_ack(12, Epoch(1), &ack(8, 0), &mut bench.out);
+    let late = Ranges { open: OpenNumber(1), ..ack(3, 1) };
+    bench.right.hold_ack(11, Epoch(1), &late, &mut bench.out);
+    bench.right.release_acks(&mut bench.out);
+    let (_, confirm) = bench.right.take_unwritten();
+    assert_eq!(confirm, Some((12, AckConfirmed { open: OpenNumber(2), number: 8 })));
+    assert_eq!(bench.right.floor(), Offset(2), "both are applied");
+}
+
+/// Sends everything and has it acked, until nothing is left to send.
+fn serve(bench: &mut Bench, open: u64) -> usize {
+    let mut served = 0;
+    loop {
+        let sent = bench.sent();
+        if sent.is_empty() {
+            return served;
+        }
+        served += sent.len();
+        for (at, _) in sent {
+            bench.say(1, open, Frame::Ack, &[(at, at + 1)]);
+        }
+    }
+}
+
+#[test]
+fn what_is_left_out_while_lanes_are_given_up_leaves_a_bounded_number_of_pieces() {
+    let mut bench = Bench::new(2000, &[]);
+    bench.rules.max_unsettled = 16;
+    let mut half = Bench::request(1, "a", 1, 10);
+    half.right.lanes.end = 2048;
+    bench.open(&half).unwrap();
+    let served = serve(&mut bench, 1);
+    assert!((16..100).contains(&served), "{served}");
+    assert!(bench.right.cursor.pieces() <= 32, "{}", bench.right.cursor.pieces());
+
+    bench.open(&Bench::request(1, "a", 2, 10)).unwrap();
+    assert_eq!(served + serve(&mut bench, 2), 2000);
+    assert_eq!(bench.right.floor(), Offset(2000), "nothing stays behind");
+}
+
+#[test]
+fn an_open_of_no_lanes_is_refused_and_a_lane_of_someone_else_is_not_believed() {
+    let mut bench = Bench::new(2, &[]);
+    let mut none = Bench::request(1, "a", 1, 10);
+    none.right.lanes.end = 0;
+    assert_eq!(bench.open(&none).unwrap_err(), Code::NotYet);
+    let held = OpenRight {
+        held: ranges(&[(0, 1)]),
+        held_lanes: vec![60_000],
+        ..Bench::request(1, "a", 1, 10)
+    };
+    bench.open(&held).unwrap();
+    assert!(bench.raise(2, "b"));
+    bench.open(&Bench::request(2, "b", 1, 10)).unwrap();
+    assert_eq!(bench.sent().len(), 2, "the next holder gets it");
+}
+
+#[test]
 fn a_holder_that_does_not_read_costs_no_more_than_the_largest_window() {
     let mut bench = Bench::new(10, &[]);
     bench.rules.max_window_bytes = 3 * RECORD_BYTES;

@@ -245,8 +245,7 @@ impl Host {
         let fresh = !self.hosted.contains_key(&id);
         self.open_copy(id);
         let hosted = self.hosted.entry(id).or_insert_with(|| Hosted::new(Queue::new(open)));
-        hosted.open(open, fresh, out);
-        hosted.learn_moves(id, &self.table.moves, out);
+        hosted.open(open, fresh, &self.table.moves, out);
         self.release(now, id, out);
     }
 

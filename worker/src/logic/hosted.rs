@@ -123,7 +123,7 @@ impl Hosted {
 
     /// Goes on as the coordinator says, and answers once all of it is durable. `fresh` says that
     /// the copy was made by this very message.
-    pub fn open(&mut self, open: &OpenQueue, fresh: bool, out: &mut Vec<Action>) {
+    pub fn open(&mut self, open: &OpenQueue, fresh: bool, moves: &Moves, out: &mut Vec<Action>) {
         let id = open.queue;
         let is_news = fresh || open.epoch > self.queue.epoch();
         let changed = is_news
@@ -153,6 +153,7 @@ impl Hosted {
         for moved in &open.moves {
             self.take_move(id, moved, out);
         }
+        self.learn_moves(id, moves, out);
         // The epoch comes last: a crash may leave any prefix of these records, and the worker that
         // reports the epoch is not told again what belongs to it.
         if changed || fresh {
